@@ -1,0 +1,189 @@
+// The device contract: everything libminidl asks of a device, as functions on plain pointers.
+//
+// Invariants
+//  - Every pointer is device memory of this backend unless its comment says "host".
+//  - Arithmetic is float32; sums that decide a statistic or a loss are accumulated more precisely than one float.
+//  - An *image* buffer holds logical (n, c, h, w) values with channels in blocks (ImageDims::index); a *plain* buffer is
+//    row-major. Weights, vectors and everything of rank below 4 are plain.
+//  - A nullable pointer is marked "or null"; a null output is not computed.
+//  - Outputs never alias inputs unless a comment says "in place".
+//  - Results are the same bits on every run with the same number of threads.
+// Functions do not check shapes (core does) and throw Error only when the device itself fails.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace minidl {
+
+enum class DeviceType { cpu, cuda };
+
+// Geometry of an image buffer. block divides c; block 1 is planar NCHW, block c is channels-last.
+struct ImageDims {
+  std::int64_t n = 0, c = 0, h = 0, w = 0;
+  std::int64_t block = 1;
+
+  std::int64_t pixels() const { return h * w; }
+  std::int64_t size() const { return n * c * h * w; }
+  std::int64_t index(std::int64_t in, std::int64_t ic, std::int64_t iy, std::int64_t ix) const {
+    return (((in * (c / block) + ic / block) * h + iy) * w + ix) * block + ic % block;
+  }
+  bool operator==(const ImageDims&) const = default;
+};
+
+// A cross-correlation, torch.nn.functional.conv2d with groups 1: plain weight (out.c, in.c, kernel, kernel).
+struct ConvDims {
+  ImageDims in, out;
+  std::int64_t kernel = 1, stride = 1, padding = 0;  // square kernel; zero padding on all four sides
+
+  bool operator==(const ConvDims&) const = default;
+};
+
+// y = x W^T: x (rows, in), plain weight (out, in), y (rows, out).
+struct LinearDims {
+  std::int64_t rows = 0, in = 0, out = 0;
+
+  bool operator==(const LinearDims&) const = default;
+};
+
+enum class Activation { relu, leaky_relu, tanh, sigmoid };
+
+// Instance norm (rho null) or the layer-instance norm of U-GAT-IT (ILN, AdaILN; paper eq. 3):
+//   y = gamma * (rho * (x - mean_hw) / std_hw + (1 - rho) * (x - mean_chw) / std_chw) + beta
+// Standard deviations are biased for instance norm and unbiased for ILN, with eps inside the root.
+struct NormSpec {
+  ImageDims dims;
+  float eps = 1e-5f;
+  bool relu = false;              // y = max(y, 0) at the end
+  bool per_sample_style = false;  // gamma and beta are (n, c) instead of (c)
+
+  // Floats of the statistics that forward keeps for backward.
+  std::int64_t stats_size() const { return 2 * dims.n * dims.c + 2 * dims.n; }
+};
+
+// One parameter tensor of an optimiser, updated in place.
+struct AdamTensor {
+  float* value;
+  const float* grad;
+  float* exp_avg;
+  float* exp_avg_sq;
+  std::int64_t size;
+  bool clamp01;  // clamp the new value into [0, 1] (rho)
+};
+
+struct AdamStep {
+  double lr, beta1, beta2, eps, weight_decay;
+  std::int64_t step;  // 1 for the first
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual DeviceType type() const = 0;
+  // Block of an image buffer with this many channels on this device.
+  virtual std::int64_t channel_block(std::int64_t channels) const = 0;
+
+  // --- memory -------------------------------------------------------------------------------------------------------
+  virtual void* allocate(std::size_t bytes) = 0;  // aligned to 64 bytes or more; throws Error when memory is exhausted
+  virtual void deallocate(void* memory) = 0;
+  virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
+  virtual void download(void* host, const void* device, std::size_t bytes) = 0;
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+
+  // --- layout -------------------------------------------------------------------------------------------------------
+  virtual void image_to_plain(const ImageDims& dims, const float* image, float* plain) = 0;
+  virtual void plain_to_image(const ImageDims& dims, const float* plain, float* image) = 0;
+  // Bytes (n, h, w, c) to an image in [-1, 1]: (p / 255 - 0.5) / 0.5, in float.
+  virtual void bytes_to_image(const ImageDims& dims, const std::uint8_t* bytes, float* image) = 0;
+
+  // --- convolution and linear (bias and gbias are (out) or null) ------------------------------------------------------
+  virtual void conv_forward(const ConvDims& dims, const float* x, const float* w, const float* bias, float* y) = 0;
+  virtual void conv_backward_data(const ConvDims& dims, const float* gy, const float* w, float* gx) = 0;
+  virtual void conv_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw,
+                                     float* gbias) = 0;
+  virtual void linear_forward(const LinearDims& dims, const float* x, const float* w, const float* bias, float* y) = 0;
+  virtual void linear_backward_data(const LinearDims& dims, const float* gy, const float* w, float* gx) = 0;
+  virtual void linear_backward_weights(const LinearDims& dims, const float* x, const float* gy, float* gw,
+                                       float* gbias) = 0;
+
+  // --- geometry: `in` is the small image ----------------------------------------------------------------------------
+  // y (n, c, h + 2 pad, w + 2 pad), borders mirrored without repeating the edge; needs pad < h, w.
+  virtual void reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) = 0;
+  virtual void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) = 0;
+  // y (n, c, scale h, scale w), y[i, j] = x[i / scale, j / scale].
+  virtual void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, const float* x, float* y) = 0;
+  virtual void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) = 0;
+
+  // --- normalisation --------------------------------------------------------------------------------------------------
+  // rho (c), gamma and beta (c) or (n, c); all three null for instance norm. residual (an image, or null) is added last.
+  virtual void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma,
+                            const float* beta, const float* residual, float* y, float* stats) = 0;
+  // gx, grho, ggamma, gbeta each or null. The residual's gradient is gy itself and not written here.
+  virtual void norm_backward(const NormSpec& spec, const float* x, const float* rho, const float* gamma,
+                             const float* beta, const float* stats, const float* gy, float* gx, float* grho,
+                             float* ggamma, float* gbeta) = 0;
+
+  // --- pointwise on `size` floats of any layout -------------------------------------------------------------------------
+  // slope is leaky_relu's.
+  virtual void activation_forward(Activation f, float slope, std::int64_t size, const float* x, float* y) = 0;
+  // From the activation's output y: gx = gy * f'(x).
+  virtual void activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,
+                                   float* gx) = 0;
+  virtual void fill(std::int64_t size, float value, float* y) = 0;
+  virtual void add(std::int64_t size, const float* a, const float* b, float* y) = 0;  // y may be a or b (in place)
+  virtual void multiply(std::int64_t size, const float* a, const float* b, float* y) = 0;
+  virtual void scale(std::int64_t size, float factor, const float* x, float* y) = 0;
+  // y = x * s[0], s on the device.
+  virtual void scale_by(std::int64_t size, const float* s, const float* x, float* y) = 0;
+
+  // --- channels ---------------------------------------------------------------------------------------------------------
+  // Global pooling to plain (n, c) in one pass: mean, maximum and the pixel of the first maximum; each or null
+  // (argmax with max).
+  virtual void global_pool_forward(const ImageDims& dims, const float* x, float* mean, float* max,
+                                   std::int32_t* argmax) = 0;
+  virtual void global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) = 0;
+  virtual void global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax,
+                                   float* gx) = 0;
+  // y = (a, b) along channels; backward splits.
+  virtual void concat_forward(const ImageDims& a_dims, const ImageDims& b_dims, const float* a, const float* b,
+                              float* y) = 0;
+  virtual void concat_backward(const ImageDims& a_dims, const ImageDims& b_dims, const float* gy, float* ga,
+                               float* gb) = 0;  // ga, gb each or null
+  // y = x * s[c]; gx, gs each or null.
+  virtual void scale_channels_forward(const ImageDims& dims, const float* x, const float* s, float* y) = 0;
+  virtual void scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* gy,
+                                       float* gx, float* gs) = 0;
+  // y (n, 1, h, w) = sum of x over channels.
+  virtual void sum_channels_forward(const ImageDims& dims, const float* x, float* y) = 0;
+  virtual void sum_channels_backward(const ImageDims& dims, const float* gy, float* gx) = 0;
+
+  // --- reductions and losses to one float, means over `size` elements; gy is one float on the device ----------------------
+  virtual void mean_forward(std::int64_t size, const float* x, float* y) = 0;
+  virtual void mean_backward(std::int64_t size, const float* gy, float* gx) = 0;
+  virtual void mse_forward(std::int64_t size, const float* x, float target, float* loss) = 0;
+  virtual void mse_backward(std::int64_t size, const float* x, float target, const float* gy, float* gx) = 0;
+  virtual void l1_forward(std::int64_t size, const float* x, const float* target, float* loss) = 0;
+  virtual void l1_backward(std::int64_t size, const float* x, const float* target, const float* gy, float* gx) = 0;
+  // Binary cross entropy of logits against a constant target.
+  virtual void bce_forward(std::int64_t size, const float* logits, float target, float* loss) = 0;
+  virtual void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) = 0;
+
+  // --- spectral norm of a plain (rows, cols) matrix -------------------------------------------------------------------------
+  // If iterate: v = normalize(W^T u), u = normalize(W v), both in place. Then sigma[0] = u^T W v and wn = W / sigma.
+  virtual void spectral_norm_forward(std::int64_t rows, std::int64_t cols, bool iterate, const float* w, float* u,
+                                     float* v, float* sigma, float* wn) = 0;
+  // gw = gwn / sigma - (gwn . W / sigma^2) u v^T, with u and v constant.
+  virtual void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u,
+                                      const float* v, const float* sigma, const float* gwn, float* gw) = 0;
+
+  // --- optimiser ------------------------------------------------------------------------------------------------------------
+  // Adam with L2 weight decay added to the gradient (torch.optim.Adam), all tensors in one call. The list is host memory.
+  virtual void adam(const AdamStep& step, std::span<const AdamTensor> tensors) = 0;
+};
+
+// The backend of a device; throws Error when this build or machine has none.
+Backend& backend_of(DeviceType device);
+
+}  // namespace minidl

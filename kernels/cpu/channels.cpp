@@ -1,0 +1,178 @@
+// Operations that treat channels apart: global pooling, concatenation, scaling by a vector, sum over channels.
+#include <limits>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/loops.h"
+
+namespace minidl {
+namespace {
+
+using namespace cpu;
+
+// f(run, first float) for every run, in parallel.
+template <class F>
+void for_runs(const Runs& runs, F f) {
+  parallel_for(runs.count, [&](std::int64_t run) { f(run, run * runs.length); });
+}
+
+template <int K>
+void mean_of_runs(const Runs& runs, const float* x, float* mean) {
+  for_runs(runs, [&](std::int64_t run, std::int64_t offset) {
+    double sums[16] = {};
+    const float* data = x + offset;
+    sum_lanes<K, 1>(0, runs.length, sums, [&](auto at, int) { return Terms<1>{{at(data)}}; });
+    for (std::int64_t lane = 0; lane < runs.block; ++lane)
+      mean[run * runs.block + lane] =
+          static_cast<float>(sums[lane] / static_cast<double>(runs.length / runs.block));
+  });
+}
+
+void max_of_runs(const Runs& runs, const float* x, float* max, std::int32_t* argmax) {
+  for_runs(runs, [&](std::int64_t run, std::int64_t offset) {
+    float best[16];
+    std::int32_t where[16] = {};
+    const float* data = x + offset;
+    std::copy_n(data, runs.block, best);
+    for (std::int64_t i = runs.block; i < runs.length; i += runs.block)
+      for (std::int64_t lane = 0; lane < runs.block; ++lane) {
+        const float value = data[i + lane];
+        // A NaN wins, as in torch: a broken run must not look healthy.
+        if (value > best[lane] || (value != value && best[lane] == best[lane])) {
+          best[lane] = value;
+          where[lane] = static_cast<std::int32_t>(i / runs.block);
+        }
+      }
+    std::copy_n(best, runs.block, max + run * runs.block);
+    std::copy_n(where, runs.block, argmax + run * runs.block);
+  });
+}
+
+ImageDims concatenated(const ImageDims& a, const ImageDims& b, std::int64_t block) {
+  return {a.n, a.c + b.c, a.h, a.w, block};
+}
+
+// f(position in the concatenation, which source, position there, floats) for pieces that are contiguous in both. The
+// block of the concatenation is the sources' when they share one, else every channel of a pixel stands alone.
+template <class F>
+void for_pieces(const ImageDims& a, const ImageDims& b, const ImageDims& y, F f) {
+  if (a.block == b.block && a.block == y.block) {
+    const std::int64_t a_size = a.size() / a.n, b_size = b.size() / b.n;
+    for (std::int64_t n = 0; n < a.n; ++n) {
+      f(n * (a_size + b_size), 0, n * a_size, a_size);
+      f(n * (a_size + b_size) + a_size, 1, n * b_size, b_size);
+    }
+    return;
+  }
+  parallel_for(y.n * y.c, [&](std::int64_t i) {
+    const std::int64_t n = i / y.c, c = i % y.c;
+    const bool second = c >= a.c;
+    const ImageDims& from = second ? b : a;
+    for (std::int64_t p = 0; p < y.pixels(); ++p)
+      f(y.index(n, c, 0, p), second, from.index(n, second ? c - a.c : c, 0, p), 1);
+  });
+}
+
+}  // namespace
+
+void CpuBackend::global_pool_forward(const ImageDims& dims, const float* x, float* mean, float* max,
+                                     std::int32_t* argmax) {
+  const Runs runs(dims);
+  if (mean) dispatch_block(dims.block, [&]<int K>() { mean_of_runs<K>(runs, x, mean); });
+  if (max) max_of_runs(runs, x, max, argmax);
+}
+
+void CpuBackend::global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) {
+  const float factor = 1.0f / static_cast<float>(dims.pixels());
+  const Runs runs(dims);
+  dispatch_block(dims.block, [&]<int K>() {
+    runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
+      const Lanes<K> g(gmean + run * runs.block);
+      map_lanes<K>(begin, end, gx + run * runs.length, [&](auto, int k) { return g.v[k] * factor; });
+    });
+  });
+}
+
+void CpuBackend::global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax, float* gx) {
+  const Runs runs(dims);
+  fill(dims.size(), 0.0f, gx);
+  for (std::int64_t i = 0; i < dims.n * dims.c; ++i)
+    gx[i / runs.block * runs.length + argmax[i] * runs.block + i % runs.block] = gmax[i];
+}
+
+void CpuBackend::concat_forward(const ImageDims& a_dims, const ImageDims& b_dims, const float* a, const float* b,
+                                float* y) {
+  const float* sources[2] = {a, b};
+  const ImageDims y_dims = concatenated(a_dims, b_dims, channel_block(a_dims.c + b_dims.c));
+  for_pieces(a_dims, b_dims, y_dims, [&](std::int64_t to, int source, std::int64_t from, std::int64_t count) {
+    std::copy_n(sources[source] + from, count, y + to);
+  });
+}
+
+void CpuBackend::concat_backward(const ImageDims& a_dims, const ImageDims& b_dims, const float* gy, float* ga,
+                                 float* gb) {
+  float* targets[2] = {ga, gb};
+  const ImageDims y_dims = concatenated(a_dims, b_dims, channel_block(a_dims.c + b_dims.c));
+  for_pieces(a_dims, b_dims, y_dims, [&](std::int64_t from, int target, std::int64_t to, std::int64_t count) {
+    if (targets[target]) std::copy_n(gy + from, count, targets[target] + to);
+  });
+}
+
+void CpuBackend::scale_channels_forward(const ImageDims& dims, const float* x, const float* s, float* y) {
+  const Runs runs(dims);
+  dispatch_block(dims.block, [&]<int K>() {
+    runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
+      const Lanes<K> factor(s + run * runs.block % dims.c);
+      const float* in = x + run * runs.length;
+      map_lanes<K>(begin, end, y + run * runs.length, [&](auto at, int k) { return at(in) * factor.v[k]; });
+    });
+  });
+}
+
+void CpuBackend::scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* gy,
+                                         float* gx, float* gs) {
+  if (gx) scale_channels_forward(dims, gy, s, gx);
+  if (!gs) return;
+  const Runs runs(dims);
+  struct Tag;
+  double* sums = scratch<double, Tag>(dims.n * dims.c);
+  dispatch_block(dims.block, [&]<int K>() {
+    for_runs(runs, [&](std::int64_t run, std::int64_t offset) {
+      const float *in = x + offset, *g = gy + offset;
+      sum_lanes<K, 1>(0, runs.length, sums + run * runs.block,
+                      [&](auto at, int) { return Terms<1>{{at(in) * at(g)}}; });
+    });
+  });
+  for (std::int64_t c = 0; c < dims.c; ++c) {
+    double sum = 0;
+    for (std::int64_t n = 0; n < dims.n; ++n) sum += sums[n * dims.c + c];
+    gs[c] = static_cast<float>(sum);
+  }
+}
+
+void CpuBackend::sum_channels_forward(const ImageDims& dims, const float* x, float* y) {
+  const std::int64_t blocks = dims.c / dims.block, row = dims.w * dims.block;
+  parallel_for(dims.n * dims.h, [&](std::int64_t i) {
+    const std::int64_t n = i / dims.h, h = i % dims.h;
+    float* out = y + i * dims.w;
+    std::fill(out, out + dims.w, 0.0f);
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const float* in = x + ((n * blocks + b) * dims.h + h) * row;
+      for (std::int64_t p = 0; p < dims.w; ++p) {
+        float sum = 0;
+        for (std::int64_t lane = 0; lane < dims.block; ++lane) sum += in[p * dims.block + lane];
+        out[p] += sum;
+      }
+    }
+  });
+}
+
+void CpuBackend::sum_channels_backward(const ImageDims& dims, const float* gy, float* gx) {
+  const std::int64_t blocks = dims.c / dims.block, row = dims.w * dims.block;
+  parallel_for(dims.n * blocks * dims.h, [&](std::int64_t i) {
+    const std::int64_t n = i / (blocks * dims.h), h = i % dims.h;
+    const float* in = gy + (n * dims.h + h) * dims.w;
+    for (std::int64_t p = 0; p < dims.w; ++p) std::fill_n(gx + i * row + p * dims.block, dims.block, in[p]);
+  });
+}
+
+}  // namespace minidl

@@ -1,0 +1,139 @@
+// Convolution by oneDNN. A primitive is made once per geometry and direction and kept. Images stay in our layout
+// wherever oneDNN has a fast kernel for it; where it has not (a planar side that meets a blocked one, as for RGB), oneDNN
+// chooses and the small side is reordered. Weights are plain for their owners and reordered for the primitive.
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/onednn.h"
+
+namespace minidl {
+namespace {
+
+using namespace cpu;
+
+struct ConvDescs {
+  Desc x, w, bias, y;
+  dnnl::memory::dims strides, padding;
+
+  explicit ConvDescs(const ConvDims& d, bool with_bias)
+      : x(image_desc(d.in)),
+        w(plain_desc({d.out.c, d.in.c, d.kernel, d.kernel}, Tag::oihw)),
+        bias(with_bias ? plain_desc({d.out.c}, Tag::x) : Desc()),
+        y(image_desc(d.out)),
+        strides{d.stride, d.stride},
+        padding{d.padding, d.padding} {}
+};
+
+Desc any(const Desc& desc) { return Desc(desc.dims(), dnnl::memory::data_type::f32, Tag::any); }
+
+bool is_fast(const std::string& implementation) { return implementation.rfind("jit", 0) == 0; }
+
+// The primitive descriptor with images in our layout if that has a vectorised kernel, else in oneDNN's choice.
+template <class Make>
+auto choose(const ConvDescs& descs, Make make) {
+  auto chosen = make(descs.x, any(descs.w), descs.y);
+  if (!is_fast(chosen.impl_info_str())) {
+    auto free_choice = make(any(descs.x), any(descs.w), any(descs.y));
+    if (is_fast(free_choice.impl_info_str())) chosen = free_choice;
+  }
+  return chosen;
+}
+
+using Forward = dnnl::convolution_forward;
+using BackwardData = dnnl::convolution_backward_data;
+using BackwardWeights = dnnl::convolution_backward_weights;
+constexpr auto kDirect = dnnl::algorithm::convolution_direct;
+
+Forward::primitive_desc forward_desc(const ConvDescs& descs, dnnl::prop_kind kind) {
+  return choose(descs, [&](const Desc& x, const Desc& w, const Desc& y) {
+    return Forward::primitive_desc(
+        Forward::desc(kind, kDirect, x, w, descs.bias, y, descs.strides, descs.padding, descs.padding), engine());
+  });
+}
+
+template <class PrimitiveDesc, class Primitive>
+struct Plan {
+  PrimitiveDesc desc;
+  Primitive primitive;
+
+  explicit Plan(const PrimitiveDesc& d) : desc(d), primitive(d) {}
+};
+
+// The plan for a geometry, made on first use. Kept per thread: oneDNN's primitives share a scratchpad within a thread.
+template <class Plan, class Make>
+const Plan& cached(const ConvDims& d, bool with_bias, Make make) {
+  const auto key = [](const ImageDims& i) { return std::make_tuple(i.n, i.c, i.h, i.w, i.block); };
+  using Key = std::tuple<decltype(key(d.in)), decltype(key(d.out)), std::int64_t, std::int64_t, std::int64_t, bool>;
+  thread_local std::map<Key, Plan> plans;
+  const Key k{key(d.in), key(d.out), d.kernel, d.stride, d.padding, with_bias};
+  auto found = plans.find(k);
+  if (found == plans.end()) found = plans.emplace(k, make()).first;
+  return found->second;
+}
+
+struct X;
+struct W;
+struct Y;
+
+}  // namespace
+
+void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
+  const ConvDescs ours(d, bias != nullptr);
+  using P = Plan<Forward::primitive_desc, Forward>;
+  const P& plan = cached<P>(d, bias != nullptr, [&] { return P(forward_desc(ours, dnnl::prop_kind::forward_training)); });
+  Operand<X> in(ours.x, plan.desc.src_desc(), x);
+  Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
+  Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
+  std::unordered_map<int, dnnl::memory> arguments{{DNNL_ARG_SRC, in.read().memory()},
+                                                  {DNNL_ARG_WEIGHTS, weights.read().memory()},
+                                                  {DNNL_ARG_DST, out.memory()}};
+  if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_of(ours.bias, bias));
+  plan.primitive.execute(stream(), arguments);
+  out.write_back();
+}
+
+void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
+  const ConvDescs ours(d, false);
+  using P = Plan<BackwardData::primitive_desc, BackwardData>;
+  const P& plan = cached<P>(d, false, [&] {
+    const auto hint = forward_desc(ours, dnnl::prop_kind::forward_training);
+    return P(choose(ours, [&](const Desc& gx_desc, const Desc& w_desc, const Desc& gy_desc) {
+      return BackwardData::primitive_desc(
+          BackwardData::desc(kDirect, gx_desc, w_desc, gy_desc, ours.strides, ours.padding, ours.padding), engine(),
+          hint);
+    }));
+  });
+  Operand<X> out(ours.x, plan.desc.diff_src_desc(), gx);
+  Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
+  Operand<Y> in(ours.y, plan.desc.diff_dst_desc(), gy);
+  plan.primitive.execute(stream(), {{DNNL_ARG_DIFF_DST, in.read().memory()},
+                                    {DNNL_ARG_WEIGHTS, weights.read().memory()},
+                                    {DNNL_ARG_DIFF_SRC, out.memory()}});
+  out.write_back();
+}
+
+void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) {
+  const ConvDescs ours(d, gbias != nullptr);
+  using P = Plan<BackwardWeights::primitive_desc, BackwardWeights>;
+  const P& plan = cached<P>(d, gbias != nullptr, [&] {
+    const auto hint = forward_desc(ours, dnnl::prop_kind::forward_training);
+    return P(choose(ours, [&](const Desc& x_desc, const Desc& gw_desc, const Desc& gy_desc) {
+      return BackwardWeights::primitive_desc(
+          BackwardWeights::desc(kDirect, x_desc, gw_desc, ours.bias, gy_desc, ours.strides, ours.padding, ours.padding),
+          engine(), hint);
+    }));
+  });
+  Operand<X> in(ours.x, plan.desc.src_desc(), x);
+  Operand<Y> gradient(ours.y, plan.desc.diff_dst_desc(), gy);
+  Operand<W> out(ours.w, plan.desc.diff_weights_desc(), gw);
+  std::unordered_map<int, dnnl::memory> arguments{{DNNL_ARG_SRC, in.read().memory()},
+                                                  {DNNL_ARG_DIFF_DST, gradient.read().memory()},
+                                                  {DNNL_ARG_DIFF_WEIGHTS, out.memory()}};
+  if (gbias) arguments.emplace(DNNL_ARG_DIFF_BIAS, memory_of(ours.bias, gbias));
+  plan.primitive.execute(stream(), arguments);
+  out.write_back();
+}
+
+}  // namespace minidl

@@ -1,0 +1,90 @@
+// The CPU side of the contract: oneDNN for convolution and linear, our own vectorised loops for everything else.
+// Files are named after the part of the contract that they implement.
+#pragma once
+
+#include "kernels/backend.h"
+
+namespace minidl {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend();  // throws Error when the processor lacks AVX2 and FMA
+
+  DeviceType type() const override { return DeviceType::cpu; }
+  std::int64_t channel_block(std::int64_t channels) const override { return channels % lanes_ == 0 ? lanes_ : 1; }
+
+  void* allocate(std::size_t bytes) override;
+  void deallocate(void* memory) override;
+  void upload(void* device, const void* host, std::size_t bytes) override { copy(device, host, bytes); }
+  void download(void* host, const void* device, std::size_t bytes) override { copy(host, device, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override;
+
+  void image_to_plain(const ImageDims& dims, const float* image, float* plain) override;
+  void plain_to_image(const ImageDims& dims, const float* plain, float* image) override;
+  void bytes_to_image(const ImageDims& dims, const std::uint8_t* bytes, float* image) override;
+
+  void conv_forward(const ConvDims&, const float* x, const float* w, const float* bias, float* y) override;
+  void conv_backward_data(const ConvDims&, const float* gy, const float* w, float* gx) override;
+  void conv_backward_weights(const ConvDims&, const float* x, const float* gy, float* gw, float* gbias) override;
+  void linear_forward(const LinearDims&, const float* x, const float* w, const float* bias, float* y) override;
+  void linear_backward_data(const LinearDims&, const float* gy, const float* w, float* gx) override;
+  void linear_backward_weights(const LinearDims&, const float* x, const float* gy, float* gw, float* gbias) override;
+
+  void reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) override;
+  void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) override;
+  void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, const float* x, float* y) override;
+  void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) override;
+
+  void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
+                    const float* residual, float* y, float* stats) override;
+  void norm_backward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
+                     const float* stats, const float* gy, float* gx, float* grho, float* ggamma,
+                     float* gbeta) override;
+
+  void activation_forward(Activation f, float slope, std::int64_t size, const float* x, float* y) override;
+  void activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,
+                           float* gx) override;
+  void fill(std::int64_t size, float value, float* y) override;
+  void add(std::int64_t size, const float* a, const float* b, float* y) override;
+  void multiply(std::int64_t size, const float* a, const float* b, float* y) override;
+  void scale(std::int64_t size, float factor, const float* x, float* y) override;
+  void scale_by(std::int64_t size, const float* s, const float* x, float* y) override;
+
+  void global_pool_forward(const ImageDims& dims, const float* x, float* mean, float* max,
+                           std::int32_t* argmax) override;
+  void global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) override;
+  void global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax, float* gx) override;
+  void concat_forward(const ImageDims& a_dims, const ImageDims& b_dims, const float* a, const float* b,
+                      float* y) override;
+  void concat_backward(const ImageDims& a_dims, const ImageDims& b_dims, const float* gy, float* ga,
+                       float* gb) override;
+  void scale_channels_forward(const ImageDims& dims, const float* x, const float* s, float* y) override;
+  void scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* gy, float* gx,
+                               float* gs) override;
+  void sum_channels_forward(const ImageDims& dims, const float* x, float* y) override;
+  void sum_channels_backward(const ImageDims& dims, const float* gy, float* gx) override;
+
+  void mean_forward(std::int64_t size, const float* x, float* y) override;
+  void mean_backward(std::int64_t size, const float* gy, float* gx) override;
+  void mse_forward(std::int64_t size, const float* x, float target, float* loss) override;
+  void mse_backward(std::int64_t size, const float* x, float target, const float* gy, float* gx) override;
+  void l1_forward(std::int64_t size, const float* x, const float* target, float* loss) override;
+  void l1_backward(std::int64_t size, const float* x, const float* target, const float* gy, float* gx) override;
+  void bce_forward(std::int64_t size, const float* logits, float target, float* loss) override;
+  void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) override;
+
+  void spectral_norm_forward(std::int64_t rows, std::int64_t cols, bool iterate, const float* w, float* u, float* v,
+                             float* sigma, float* wn) override;
+  void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u, const float* v,
+                              const float* sigma, const float* gwn, float* gw) override;
+
+  void adam(const AdamStep& step, std::span<const AdamTensor> tensors) override;
+
+ private:
+  std::int64_t lanes_;  // floats of the widest vector that oneDNN uses here: its blocked layouts have this block
+};
+
+// The one CPU backend of the process.
+Backend& cpu_backend();
+
+}  // namespace minidl

@@ -1,0 +1,41 @@
+// Linear layers by oneDNN's matrix product on plain matrices.
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/onednn.h"
+
+namespace minidl {
+namespace {
+
+using namespace cpu;
+
+// c (m, n) = op(a) op(b) for row-major matrices, where op transposes on request.
+void product(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, const float* a,
+             const float* b, float* c) {
+  dnnl::sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1.0f, a, transpose_a ? m : k, b,
+              transpose_b ? k : n, 0.0f, c, n);
+}
+
+}  // namespace
+
+void CpuBackend::linear_forward(const LinearDims& d, const float* x, const float* w, const float* bias, float* y) {
+  product(false, true, d.rows, d.out, d.in, x, w, y);
+  if (!bias) return;
+  for (std::int64_t r = 0; r < d.rows; ++r)
+    for (std::int64_t o = 0; o < d.out; ++o) y[r * d.out + o] += bias[o];
+}
+
+void CpuBackend::linear_backward_data(const LinearDims& d, const float* gy, const float* w, float* gx) {
+  product(false, false, d.rows, d.in, d.out, gy, w, gx);
+}
+
+void CpuBackend::linear_backward_weights(const LinearDims& d, const float* x, const float* gy, float* gw,
+                                         float* gbias) {
+  product(true, false, d.out, d.in, d.rows, gy, x, gw);
+  if (!gbias) return;
+  for (std::int64_t o = 0; o < d.out; ++o) {
+    double sum = 0;
+    for (std::int64_t r = 0; r < d.rows; ++r) sum += gy[r * d.out + o];
+    gbias[o] = static_cast<float>(sum);
+  }
+}
+
+}  // namespace minidl

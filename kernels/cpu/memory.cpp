@@ -1,0 +1,78 @@
+// Memory, layout conversion, and the choice of the channel block.
+#include <dnnl.hpp>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "core/check.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/loops.h"
+
+namespace minidl {
+
+using namespace cpu;
+
+CpuBackend::CpuBackend() {
+#if defined(__x86_64__)
+  check(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"),
+        "this build needs a processor with AVX2 and FMA (Intel Haswell, AMD Zen or newer)");
+#endif
+  // Ask oneDNN rather than the processor: ONEDNN_MAX_CPU_ISA may lower what its kernels, and so its layouts, use.
+  lanes_ = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core ? 16 : 8;
+}
+
+void* CpuBackend::allocate(std::size_t bytes) {
+  // Page alignment for large buffers lets the system back them with huge pages.
+  const std::size_t alignment = bytes >= (1u << 20) ? (1u << 21) : 64;
+  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  check(memory != nullptr, "out of memory: ", bytes >> 20,
+        " MiB more were asked for; lower --batch_size, --img_size or --ch");
+  return memory;
+}
+
+void CpuBackend::deallocate(void* memory) { std::free(memory); }
+
+void CpuBackend::copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+namespace {
+
+// f(image offset, plain offset, pixels) for each channel of an image; consecutive pixels are `block` floats apart.
+template <class F>
+void for_channels(const ImageDims& d, F f) {
+  parallel_for(d.n * d.c, [&](std::int64_t i) {
+    const std::int64_t n = i / d.c, c = i % d.c;
+    f(d.index(n, c, 0, 0), i * d.pixels(), d.pixels());
+  });
+}
+
+}  // namespace
+
+void CpuBackend::image_to_plain(const ImageDims& d, const float* image, float* plain) {
+  for_channels(d, [&](std::int64_t from, std::int64_t to, std::int64_t pixels) {
+    for (std::int64_t p = 0; p < pixels; ++p) plain[to + p] = image[from + p * d.block];
+  });
+}
+
+void CpuBackend::plain_to_image(const ImageDims& d, const float* plain, float* image) {
+  for_channels(d, [&](std::int64_t to, std::int64_t from, std::int64_t pixels) {
+    for (std::int64_t p = 0; p < pixels; ++p) image[to + p * d.block] = plain[from + p];
+  });
+}
+
+void CpuBackend::bytes_to_image(const ImageDims& d, const std::uint8_t* bytes, float* image) {
+  for_channels(d, [&](std::int64_t to, std::int64_t plain, std::int64_t pixels) {
+    const std::int64_t n = plain / (d.c * pixels), c = plain / pixels % d.c;
+    const std::uint8_t* from = bytes + n * d.c * pixels + c;
+    for (std::int64_t p = 0; p < pixels; ++p)
+      image[to + p * d.block] = (static_cast<float>(from[p * d.c]) / 255.0f - 0.5f) / 0.5f;
+  });
+}
+
+Backend& cpu_backend() {
+  static CpuBackend backend;
+  return backend;
+}
+
+}  // namespace minidl

@@ -1,0 +1,61 @@
+// What the oneDNN-based kernels share: engine, stream, descriptors of our layouts, and buffers for reordered operands.
+#pragma once
+
+#include <dnnl.hpp>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/loops.h"
+
+namespace minidl::cpu {
+
+inline const dnnl::engine& engine() {
+  static const dnnl::engine instance(dnnl::engine::kind::cpu, 0);
+  return instance;
+}
+
+inline dnnl::stream& stream() {
+  thread_local dnnl::stream instance(engine());
+  return instance;
+}
+
+using Desc = dnnl::memory::desc;
+using Tag = dnnl::memory::format_tag;
+
+inline Desc plain_desc(dnnl::memory::dims dims, Tag tag) { return Desc(dims, dnnl::memory::data_type::f32, tag); }
+
+inline Desc image_desc(const ImageDims& d) {
+  const Tag tag = d.block == 1 ? Tag::nchw : d.block == 8 ? Tag::nChw8c : Tag::nChw16c;
+  return plain_desc({d.n, d.c, d.h, d.w}, tag);
+}
+
+inline dnnl::memory memory_of(const Desc& desc, const float* data) {
+  return dnnl::memory(desc, engine(), const_cast<float*>(data));  // oneDNN's memory type knows no const
+}
+
+// One operand of a primitive: the caller's memory as it is, or a reordered copy where the primitive wants another format.
+// Role tells the operands of one primitive apart, so that each has a buffer of its own.
+template <class Role>
+class Operand {
+ public:
+  Operand(const Desc& ours, const Desc& wanted, const float* data)
+      : ours_(memory_of(ours, data)), reordered_(ours != wanted) {
+    theirs_ = reordered_ ? memory_of(wanted, scratch<float, Role>(static_cast<std::int64_t>(wanted.get_size() / 4)))
+                         : ours_;
+  }
+  // For an input: brings the caller's values into the primitive's format.
+  Operand& read() {
+    if (reordered_) dnnl::reorder(ours_, theirs_).execute(stream(), ours_, theirs_);
+    return *this;
+  }
+  // For an output, after the primitive has run.
+  void write_back() {
+    if (reordered_) dnnl::reorder(theirs_, ours_).execute(stream(), theirs_, ours_);
+  }
+  const dnnl::memory& memory() const { return theirs_; }
+
+ private:
+  dnnl::memory ours_, theirs_;
+  bool reordered_;
+};
+
+}  // namespace minidl::cpu
