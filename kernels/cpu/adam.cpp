@@ -25,7 +25,7 @@ void CpuBackend::adam(const AdamStep& s, std::span<const AdamTensor> tensors) {
       const float p = t.value[i] + step_size * m / (std::sqrt(v) / root + eps);
       t.exp_avg[i] = m;
       t.exp_avg_sq[i] = v;
-      t.value[i] = t.clamp01 ? std::fmin(std::fmax(p, 0.0f), 1.0f) : p;
+      t.value[i] = t.clamp01 ? std::min(std::max(p, 0.0f), 1.0f) : p;  // in this order a NaN passes
     }
   };
   for (const AdamTensor& t : tensors)

@@ -118,7 +118,7 @@ void apply(const NormSpec& spec, const Affine& affine, const float* x, const flo
     const auto z = [&](auto at, int k) { return scale.v[k] * (at(in) - center.v[k]) + shift.v[k]; };
     const auto rectified = [&](auto at, int k) {
       const Vec value = z(at, k);
-      return value > 0.0f ? value : Vec{};
+      return value < 0.0f ? Vec{} : value;  // a NaN passes: a broken run must not look healthy
     };
     if (residual) {
       const float* add = residual + offset;

@@ -1,0 +1,46 @@
+// Adam (Kingma and Ba, 2015) as torch.optim.Adam computes it, L2 weight decay added to the gradient.
+#pragma once
+
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace minidl {
+
+struct AdamOptions {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;
+};
+
+class Adam {
+ public:
+  // The parameters must outlive the optimiser and stay where they are.
+  Adam(std::vector<Parameter*> parameters, AdamOptions options);
+
+  // Updates every parameter, and its moments, in place from its gradient. Throws Error if one has none.
+  void step();
+  void zero_grad();
+
+  double lr() const { return options_.lr; }
+  void set_lr(double lr) { options_.lr = lr; }
+  const AdamOptions& options() const { return options_; }
+
+  // --- state, for checkpoints: moments in the order of the parameters, zero before the first step ---
+  std::int64_t step_count() const { return step_count_; }
+  void set_step_count(std::int64_t count) { step_count_ = count; }
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+  const std::vector<Tensor>& exp_avg() const { return exp_avg_; }
+  const std::vector<Tensor>& exp_avg_sq() const { return exp_avg_sq_; }
+
+ private:
+  std::vector<Parameter*> parameters_;
+  AdamOptions options_;
+  std::int64_t step_count_ = 0;
+  std::vector<Tensor> exp_avg_, exp_avg_sq_;
+  std::vector<AdamTensor> list_;  // reused by every step
+};
+
+}  // namespace minidl

@@ -1,0 +1,85 @@
+// Reverse-mode differentiation over a graph that the operations record while they run.
+//
+// Invariants
+//  - A node is a leaf (a parameter: no closure, keeps its gradient) or the result of an operation (closure, gradient only
+//    while backward passes through it).
+//  - Gradients accumulate in leaves until zero_grad. A gradient has the shape and layout of its tensor.
+//  - backward frees closures, and the memory they hold, as it goes. A second backward through a freed node throws.
+//  - Whether an input needs its gradient is decided when the operation is recorded.
+#pragma once
+
+#include <functional>
+#include <initializer_list>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace minidl {
+
+// One gradient per input of an operation, in order; an undefined one stands for zero or not needed.
+using Grads = std::vector<Tensor>;
+
+// Which inputs of an operation want a gradient.
+class Needs {
+ public:
+  explicit Needs(std::vector<bool> needs) : needs_(std::move(needs)) {}
+  bool operator[](int input) const { return needs_[static_cast<std::size_t>(input)]; }
+
+ private:
+  std::vector<bool> needs_;
+};
+
+// From the gradient of the result to those of the inputs.
+using BackwardFunction = std::function<Grads(const Tensor& gy, const Needs& needs)>;
+
+class Node {
+ public:
+  const char* op = "leaf";
+  bool requires_grad = true;
+  Tensor grad;
+  std::vector<std::shared_ptr<Node>> inputs;  // null where the input needs no gradient
+  BackwardFunction backward;
+  bool freed = false;
+
+  bool is_leaf() const { return !backward && !freed; }
+  void accumulate(const Tensor& gradient);
+};
+
+// While one lives, operations on this thread record nothing.
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool previous_;
+};
+bool grad_enabled();
+
+// While one lives, these parameters count as constants: operations recorded meanwhile compute no gradient for them.
+class Frozen {
+ public:
+  explicit Frozen(std::vector<Parameter*> parameters);
+  ~Frozen();
+  Frozen(const Frozen&) = delete;
+  Frozen& operator=(const Frozen&) = delete;
+
+ private:
+  std::vector<Parameter*> parameters_;
+};
+
+// True if an operation on these inputs has to be recorded. Lets an operation skip what only backward needs.
+bool any_requires_grad(std::initializer_list<Tensor> inputs);
+
+// Attaches to y, the result of `op` on `inputs`, the closure that turns its gradient into theirs, if any input wants one.
+// An undefined tensor may stand for an optional input. Returns y. This is how an operation of one's own joins the graph.
+Tensor record(const char* op, Tensor y, std::initializer_list<Tensor> inputs, BackwardFunction backward);
+
+// Accumulates into every leaf the gradient of sum over roots of <root, cotangent>, and frees the graph. Throws Error if a
+// root is not recorded, a cotangent differs in shape from its root, or the graph was freed before.
+void backward(const std::vector<std::pair<Tensor, Tensor>>& roots_and_cotangents);
+
+}  // namespace minidl

@@ -1,0 +1,134 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace minidl {
+namespace {
+
+namespace fs = std::filesystem;
+
+const char* advice(int error) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG: return "; free some space and try again";
+    case EACCES:
+    case EPERM:
+    case EROFS: return "; check the permissions of the folder";
+    case ENOENT: return "; check the path";
+    default: return "";
+  }
+}
+
+[[noreturn]] void fail_with(const char* action, const fs::path& file, int error) {
+  throw FileError(concat_text("cannot ", action, " ", file.string(), ": ", std::strerror(error), advice(error)));
+}
+
+// A descriptor that closes itself.
+struct Descriptor {
+  int value;
+
+  Descriptor(const fs::path& file, int flags) : value(::open(file.c_str(), flags | O_CLOEXEC)) {}
+  ~Descriptor() {
+    if (value >= 0) ::close(value);
+  }
+};
+
+// The size of an open regular file.
+std::size_t regular_size(const Descriptor& file, const fs::path& name) {
+  struct stat info {};
+  if (::fstat(file.value, &info) != 0) fail_with("read", name, errno);
+  if (!S_ISREG(info.st_mode)) throw FileError(concat_text("cannot read ", name.string(), ": it is no regular file"));
+  return static_cast<std::size_t>(info.st_size);
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)), partial_(target_.string() + ".partial") {
+  std::error_code ignored;
+  if (fs::is_directory(target_, ignored))
+    throw FileError(concat_text("cannot write ", target_.string(), ": it is a folder"));
+  descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail_with("write", target_, errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  ::unlink(partial_.c_str());
+}
+
+void AtomicFile::fail_writing() const { fail_with("write", target_, errno); }
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor_, bytes.data(), std::min<std::size_t>(bytes.size(), 1u << 30));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail_writing();
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(descriptor_) != 0) fail_writing();
+  if (::close(std::exchange(descriptor_, -1)) != 0 || ::rename(partial_.c_str(), target_.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(partial_.c_str());
+    fail_with("write", target_, error);
+  }
+  // The new name must survive a power cut too; a file system that cannot sync a folder is no reason to fail.
+  const Descriptor folder(target_.has_parent_path() ? target_.parent_path() : ".", O_RDONLY | O_DIRECTORY);
+  if (folder.value >= 0) ::fsync(folder.value);
+}
+
+void write_file(const fs::path& file, std::span<const std::uint8_t> bytes) {
+  AtomicFile out(file);
+  out.write(std::as_bytes(bytes));
+  out.commit();
+}
+
+std::vector<std::uint8_t> read_file(const fs::path& file) {
+  const Descriptor in(file, O_RDONLY);
+  if (in.value < 0) fail_with("read", file, errno);
+  std::vector<std::uint8_t> bytes(regular_size(in, file));
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t count = ::read(in.value, bytes.data() + done, bytes.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_with("read", file, errno);
+    if (count == 0) break;  // it has become shorter meanwhile
+    done += static_cast<std::size_t>(count);
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+void create_folders(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) fail_with("make the folder", folder, error.value());
+}
+
+MappedFile::MappedFile(const fs::path& file) {
+  const Descriptor in(file, O_RDONLY);
+  if (in.value < 0) fail_with("read", file, errno);
+  const std::size_t size = regular_size(in, file);
+  if (size == 0) return;
+  void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, in.value, 0);
+  if (memory == MAP_FAILED) fail_with("read", file, errno);
+  bytes_ = {static_cast<const std::byte*>(memory), size};
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+}  // namespace minidl

@@ -1,0 +1,38 @@
+// What the implementations of the operations share.
+#pragma once
+
+#include <initializer_list>
+
+#include "core/check.h"
+#include "core/tensor.h"
+
+namespace minidl {
+
+inline Backend& backend(const Tensor& x) { return backend_of(x.device()); }
+
+inline float* data_or_null(const Tensor& x) { return x.defined() ? x.data() : nullptr; }
+
+inline void require_defined(const char* op, const Tensor& x) { check(x.defined(), op, ": the input is undefined"); }
+
+// A non-empty rank-4 tensor in image layout.
+inline void require_image(const char* op, const Tensor& x) {
+  require_defined(op, x);
+  check(x.rank() == 4 && x.size() > 0, op, ": expected a non-empty image [N, C, H, W], got ", x.shape());
+  check(x.block() == backend(x).channel_block(x.shape()[1]), op, ": the input ", x.shape(),
+        " is in plain memory; make images with Tensor::from_host or Tensor::empty");
+}
+
+inline void require_same(const char* op, const Tensor& a, const Tensor& b) {
+  require_defined(op, a);
+  require_defined(op, b);
+  check(a.shape() == b.shape(), op, ": shapes ", a.shape(), " and ", b.shape(), " differ");
+  check(a.block() == b.block(), op, ": of two tensors of shape ", a.shape(), " one is an image, the other plain memory");
+  check(a.device() == b.device(), op, ": the tensors are on different devices");
+}
+
+inline void require_device(const char* op, const Tensor& x, std::initializer_list<Tensor> others) {
+  for (const Tensor& other : others)
+    check(!other.defined() || other.device() == x.device(), op, ": the tensors are on different devices");
+}
+
+}  // namespace minidl

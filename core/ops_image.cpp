@@ -1,0 +1,78 @@
+#include <cmath>
+
+#include "core/check.h"
+#include "core/ops.h"
+#include "core/ops_common.h"
+
+namespace minidl {
+
+Tensor reflection_pad2d(const Tensor& x, std::int64_t pad) {
+  require_image("reflection_pad2d", x);
+  const ImageDims in = x.image_dims();
+  check(pad >= 0 && pad < in.h && pad < in.w, "reflection_pad2d: a pad of ", pad,
+        " needs an image of more than that many pixels a side, got ", x.shape());
+  const Tensor y = Tensor::empty({in.n, in.c, in.h + 2 * pad, in.w + 2 * pad}, x.device());
+  backend(x).reflection_pad_forward(in, pad, x.data(), y.data());
+  return record("reflection_pad2d", y, {x}, [in, pad](const Tensor& gy, const Needs&) -> Grads {
+    const Tensor gx = Tensor::empty({in.n, in.c, in.h, in.w}, gy.device());
+    backend(gy).reflection_pad_backward(in, pad, gy.data(), gx.data());
+    return {gx};
+  });
+}
+
+Tensor upsample_nearest(const Tensor& x, std::int64_t scale) {
+  require_image("upsample_nearest", x);
+  check(scale >= 1, "upsample_nearest: the scale must be at least 1, got ", scale);
+  const ImageDims in = x.image_dims();
+  const Tensor y = Tensor::empty({in.n, in.c, in.h * scale, in.w * scale}, x.device());
+  backend(x).upsample_nearest_forward(in, scale, x.data(), y.data());
+  return record("upsample_nearest", y, {x}, [in, scale](const Tensor& gy, const Needs&) -> Grads {
+    const Tensor gx = Tensor::empty({in.n, in.c, in.h, in.w}, gy.device());
+    backend(gy).upsample_nearest_backward(in, scale, gy.data(), gx.data());
+    return {gx};
+  });
+}
+
+Tensor flatten(const Tensor& x) {
+  require_image("flatten", x);
+  const ImageDims in = x.image_dims();
+  const Tensor y = Tensor::empty_plain({in.n, in.c * in.h * in.w}, x.device());
+  backend(x).image_to_plain(in, x.data(), y.data());
+  return record("flatten", y, {x}, [in](const Tensor& gy, const Needs&) -> Grads {
+    const Tensor gx = Tensor::empty({in.n, in.c, in.h, in.w}, gy.device());
+    backend(gy).plain_to_image(in, gy.data(), gx.data());
+    return {gx};
+  });
+}
+
+Tensor images_to_tensor(std::span<const std::uint8_t> bytes, std::int64_t n, std::int64_t height, std::int64_t width,
+                        std::int64_t channels, DeviceType device) {
+  const Tensor x = Tensor::empty({n, channels, height, width}, device);
+  check(static_cast<std::int64_t>(bytes.size()) == x.size(), "images_to_tensor: ", bytes.size(),
+        " bytes do not make images of shape ", x.shape());
+  const Storage staging(device, bytes.size());
+  backend(x).upload(staging.data(), bytes.data(), bytes.size());
+  backend(x).bytes_to_image(x.image_dims(), static_cast<const std::uint8_t*>(staging.data()), x.data());
+  return x;
+}
+
+Image tensor_to_image(const Tensor& x, std::int64_t n) {
+  require_image("tensor_to_image", x);
+  const ImageDims d = x.image_dims();
+  check(d.c == 1 || d.c == 3, "tensor_to_image: expected 1 or 3 channels, got ", x.shape());
+  check(n >= 0 && n < d.n, "tensor_to_image: image ", n, " of a batch of ", d.n);
+  Image image(static_cast<int>(d.w), static_cast<int>(d.h), static_cast<int>(d.c));
+  const std::vector<float> values = x.to_host();
+  const std::int64_t pixels = d.pixels();
+  for (std::int64_t c = 0; c < d.c; ++c)
+    for (std::int64_t p = 0; p < pixels; ++p) {
+      const float unit = values[static_cast<std::size_t>((n * d.c + c) * pixels + p)] * 0.5f + 0.5f;
+      // nearbyint rounds ties to even, as the reference's conversion does.
+      const double level = std::nearbyint(static_cast<double>(unit) * 255.0);
+      image.pixels[static_cast<std::size_t>(p * d.c + c)] =
+          static_cast<std::uint8_t>(level > 0 ? (level < 255 ? level : 255) : 0);
+    }
+  return image;
+}
+
+}  // namespace minidl
