@@ -1,0 +1,62 @@
+#include "models/discriminator.h"
+
+#include "core/check.h"
+
+namespace minidl {
+namespace {
+
+// Channels at the end of the convolutions: doubled by all but the first and last of them.
+std::int64_t final_channels(const DiscriminatorOptions& o) {
+  check(o.image_channels >= 1 && o.channels >= 1 && o.layers >= 3, "discriminator: image channels ", o.image_channels,
+        " and channels ", o.channels, " must be at least 1, layers ", o.layers, " at least 3");
+  return o.channels << (o.layers - 2);
+}
+
+SpectralNorm<Conv2d> spectral_conv(Random& random, std::int64_t in, std::int64_t out, ConvLayerOptions options) {
+  return SpectralNorm<Conv2d>(random, Conv2d(random, in, out, options));
+}
+
+SpectralNorm<Linear> spectral_linear(Random& random, std::int64_t in, std::int64_t out) {
+  return SpectralNorm<Linear>(random, Linear(random, in, out, false));
+}
+
+}  // namespace
+
+Discriminator::Discriminator(Random& random, const DiscriminatorOptions& options)
+    : model_([&] {
+        // Names are the positions in the official nn.Sequential: pad, convolution and activation are three entries.
+        Sequential s;
+        std::int64_t in = options.image_channels, out = options.channels;
+        for (std::int64_t i = 0; i < options.layers - 1; ++i) {
+          const std::int64_t stride = i < options.layers - 2 ? 2 : 1;
+          s.add(ReflectionPad2d{1});
+          s.add(std::to_string(3 * i + 1),
+                spectral_conv(random, in, out, {.kernel = 4, .stride = stride, .bias = true}));
+          s.add(LeakyReLU{kSlope});
+          in = out;
+          out *= 2;
+        }
+        return s;
+      }()),
+      gap_fc_(spectral_linear(random, final_channels(options), 1)),
+      gmp_fc_(spectral_linear(random, final_channels(options), 1)),
+      conv1x1_(random, 2 * final_channels(options), final_channels(options), {.kernel = 1, .bias = true}),
+      conv_(spectral_conv(random, final_channels(options), 1, {.kernel = 4})) {}
+
+Discriminator::Output Discriminator::operator()(const Tensor& image) {
+  const Tensor features = model_(image);
+  // The logits use the normalised weights, the map the raw ones, as the official code does.
+  const auto [mean, max] = global_mean_max(features);
+  const Tensor cam_logit = concat(gap_fc_(mean), gmp_fc_(max));
+  const Tensor attended = leaky_relu(
+      conv1x1_(concat(scale_channels(features, gap_fc_.layer.weight), scale_channels(features, gmp_fc_.layer.weight))),
+      kSlope);
+  return {conv_(reflection_pad2d(attended, 1)), cam_logit, sum_channels(attended)};
+}
+
+void Discriminator::visit(Visitor& f) {
+  f("model", model_);
+  f("gap_fc", gap_fc_), f("gmp_fc", gmp_fc_), f("conv1x1", conv1x1_), f("conv", conv_);
+}
+
+}  // namespace minidl

@@ -1,0 +1,41 @@
+// The discriminator of U-GAT-IT: a spectrally normalised PatchGAN with a class activation map.
+#pragma once
+
+#include "layers/layers.h"
+
+namespace minidl {
+
+struct DiscriminatorOptions {
+  std::int64_t image_channels = 3;
+  std::int64_t channels = 64;
+  std::int64_t layers = 7;  // 7 sees the whole image ("global"), 5 a part of it ("local")
+};
+
+class Discriminator {
+ public:
+  // Draws the initial weights in the order of the official constructor. Throws Error for options that make no network.
+  Discriminator(Random& random, const DiscriminatorOptions& options);
+
+  struct Output {
+    Tensor logits;     // [N, 1, h, w], one per patch
+    Tensor cam_logit;  // [N, 2]
+    Tensor heatmap;    // [N, 1, h + 1, w + 1]
+  };
+  // image [N, C, S, S]. In training mode every spectral norm makes one power iteration.
+  Output operator()(const Tensor& image);
+
+  void visit(Visitor& f);
+
+  // Side of the smallest square image that this many layers can judge.
+  static std::int64_t smallest_image(std::int64_t layers) { return std::int64_t{3} << (layers - 2); }
+
+ private:
+  static constexpr float kSlope = 0.2f;
+
+  Sequential model_;
+  SpectralNorm<Linear> gap_fc_, gmp_fc_;
+  Conv2d conv1x1_;
+  SpectralNorm<Conv2d> conv_;
+};
+
+}  // namespace minidl

@@ -1,0 +1,218 @@
+#include "models/ugatit.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+
+namespace minidl {
+namespace {
+
+template <class... Modules>
+std::vector<Parameter*> parameters_of_all(Modules&... modules) {
+  std::vector<Parameter*> all;
+  for (const auto& list : {parameters_of(modules)...}) all.insert(all.end(), list.begin(), list.end());
+  return all;
+}
+
+}  // namespace
+
+GeneratorOptions UgatitOptions::generator() const {
+  return {.image_channels = image_channels,
+          .channels = channels,
+          .residual_blocks = residual_blocks,
+          .image_size = image_size,
+          .light = light};
+}
+
+DiscriminatorOptions UgatitOptions::global_discriminator() const {
+  return {.image_channels = image_channels, .channels = channels, .layers = discriminator_depth + 1};
+}
+
+DiscriminatorOptions UgatitOptions::local_discriminator() const {
+  return {.image_channels = image_channels, .channels = channels, .layers = discriminator_depth - 1};
+}
+
+Ugatit::Ugatit(Random& random, const UgatitOptions& o)
+    : options(o),
+      genA2B(random, o.generator()),
+      genB2A(random, o.generator()),
+      disGA(random, o.global_discriminator()),
+      disGB(random, o.global_discriminator()),
+      disLA(random, o.local_discriminator()),
+      disLB(random, o.local_discriminator()) {
+  const std::int64_t smallest = Discriminator::smallest_image(o.discriminator_depth + 1);
+  check(o.image_size >= smallest, "U-GAT-IT: images of ", o.image_size, " pixels are too small for n_dis ",
+        o.discriminator_depth, ", which needs at least ", smallest);
+}
+
+void Ugatit::visit(Visitor& f) {
+  f("genA2B", genA2B), f("genB2A", genB2A);
+  f("disGA", disGA), f("disGB", disGB), f("disLA", disLA), f("disLB", disLB);
+}
+
+std::string UgatitLosses::first_not_finite() const {
+  for (const auto& [name, value] : parts)
+    if (!std::isfinite(value)) return name;
+  if (!std::isfinite(discriminator)) return "Discriminator_loss";
+  if (!std::isfinite(generator)) return "Generator_loss";
+  return "";
+}
+
+UgatitTrainer::UgatitTrainer(Ugatit& model, const UgatitTrainingOptions& options)
+    : model_(model),
+      options_(options),
+      generator_adam_(parameters_of_all(model.genA2B, model.genB2A),
+                      {.lr = options.lr, .beta1 = 0.5, .beta2 = 0.999, .weight_decay = options.weight_decay}),
+      discriminator_adam_(parameters_of_all(model.disGA, model.disGB, model.disLA, model.disLB), generator_adam_.options()),
+      discriminator_parameters_(discriminator_adam_.parameters()) {}
+
+void UgatitTrainer::restore(std::int64_t steps) {
+  generator_adam_.set_lr(options_.lr);
+  discriminator_adam_.set_lr(options_.lr);
+  for (std::int64_t step = 1; step <= steps; ++step) decay_learning_rate(step);
+  generator_adam_.set_step_count(steps);
+  discriminator_adam_.set_step_count(steps);
+}
+
+void UgatitTrainer::decay_learning_rate(std::int64_t step) {
+  const std::int64_t half = options_.iterations / 2;
+  if (!options_.decay_lr || half == 0 || step <= half) return;
+  // Repeated subtraction, so that rounding accumulates as in the reference, which however goes below 0.
+  const double lr = std::max(0.0, this->lr() - options_.lr / static_cast<double>(half));
+  generator_adam_.set_lr(lr);
+  discriminator_adam_.set_lr(lr);
+}
+
+UgatitLosses UgatitTrainer::step(const Tensor& real_A, const Tensor& real_B) {
+  decay_learning_rate(steps() + 1);
+  parts_.clear();
+  // The generators do not change during the discriminators' step, so both steps share these translations.
+  const Generator::Output A2B = generate("fake_A2B", model_.genA2B, real_A);
+  const Generator::Output B2A = generate("fake_B2A", model_.genB2A, real_B);
+  discriminator_step(real_A, real_B, A2B.image.detach(), B2A.image.detach());
+  generator_step(real_A, real_B, A2B, B2A);
+  return collect();
+}
+
+void UgatitTrainer::discriminator_step(const Tensor& real_A, const Tensor& real_B, const Tensor& fake_A2B,
+                                       const Tensor& fake_B2A) {
+  discriminator_adam_.zero_grad();
+  train_discriminator("GA", model_.disGA, real_A, fake_B2A);
+  train_discriminator("LA", model_.disLA, real_A, fake_B2A);
+  train_discriminator("GB", model_.disGB, real_B, fake_A2B);
+  train_discriminator("LB", model_.disLB, real_B, fake_A2B);
+  observe("D_backward", {});
+  discriminator_adam_.step();
+  discriminator_adam_.zero_grad();  // their memory serves the generators' step
+}
+
+// Real should be judged 1, fake 0, by the patch logits and by the map's logits.
+void UgatitTrainer::train_discriminator(const std::string& name, Discriminator& discriminator, const Tensor& real,
+                                        const Tensor& fake) {
+  const Discriminator::Output on_real = judge("D_real_" + name, discriminator, real);
+  const Discriminator::Output on_fake = judge("D_fake_" + name, discriminator, fake);
+  const Tensor ad = part("D_ad_loss_" + name, mse_loss(on_real.logits, 1) + mse_loss(on_fake.logits, 0));
+  const Tensor cam = part("D_ad_cam_loss_" + name, mse_loss(on_real.cam_logit, 1) + mse_loss(on_fake.cam_logit, 0));
+  (options_.adv_weight * (ad + cam)).backward();
+}
+
+// The loss is a sum whose terms meet only in the two fakes. Each term is differentiated as soon as it is known, up to the
+// fakes, and the fakes' own graphs last: the same gradients, with the memory of one network at a time.
+void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, const Generator::Output& A2B,
+                                   const Generator::Output& B2A) {
+  const Frozen frozen(discriminator_parameters_);
+  generator_adam_.zero_grad();
+  Tensor fake_A2B = A2B.image.detach(), fake_B2A = B2A.image.detach();
+  fake_A2B.set_requires_grad(true);
+  fake_B2A.set_requires_grad(true);
+
+  fooling_loss("GA", model_.disGA, fake_B2A).backward();
+  fooling_loss("LA", model_.disLA, fake_B2A).backward();
+  fooling_loss("GB", model_.disGB, fake_A2B).backward();
+  fooling_loss("LB", model_.disLB, fake_A2B).backward();
+
+  const auto cycle = [&](const char* name, const char* part_name, Generator& back, const Tensor& fake,
+                         const Tensor& real) {
+    const Tensor loss = part(part_name, l1_loss(generate(name, back, fake).image, real));
+    (options_.cycle_weight * loss).backward();
+  };
+  cycle("fake_A2B2A", "G_recon_loss_A", model_.genB2A, fake_A2B, real_A);
+  cycle("fake_B2A2B", "G_recon_loss_B", model_.genA2B, fake_B2A, real_B);
+
+  // A generator should leave its target domain alone and, by its map's logits, know its source domain from it.
+  const auto identity = [&](const char* name, const char* part_name, Generator& generator, const Tensor& real) {
+    const Generator::Output same = generate(name, generator, real);
+    const Tensor loss = part(part_name, l1_loss(same.image, real)), not_source = bce_with_logits_loss(same.cam_logit, 0);
+    (options_.identity_weight * loss + options_.cam_weight * not_source).backward();
+    return not_source.detach();
+  };
+  const Tensor not_source_A = identity("fake_A2A", "G_identity_loss_A", model_.genB2A, real_A);
+  const Tensor not_source_B = identity("fake_B2B", "G_identity_loss_B", model_.genA2B, real_B);
+
+  const auto translation = [&](const char* part_name, const Generator::Output& out, const Tensor& fake,
+                               const Tensor& not_source) {
+    const Tensor is_source = bce_with_logits_loss(out.cam_logit, 1);
+    part(part_name, is_source.detach() + not_source);
+    backward({{out.image, fake.grad()}, {options_.cam_weight * is_source, Tensor::full({1}, 1, fake.device())}});
+  };
+  translation("G_cam_loss_A", B2A, fake_B2A, not_source_A);
+  translation("G_cam_loss_B", A2B, fake_A2B, not_source_B);
+
+  observe("G_backward", {});
+  generator_adam_.step();
+  generator_adam_.zero_grad();
+}
+
+// Fakes should be judged 1.
+Tensor UgatitTrainer::fooling_loss(const std::string& name, Discriminator& discriminator, const Tensor& fake) {
+  const Discriminator::Output out = judge("G_" + name, discriminator, fake);
+  const Tensor ad = part("G_ad_loss_" + name, mse_loss(out.logits, 1));
+  const Tensor cam = part("G_ad_cam_loss_" + name, mse_loss(out.cam_logit, 1));
+  return options_.adv_weight * (ad + cam);
+}
+
+Generator::Output UgatitTrainer::generate(const char* name, Generator& generator, const Tensor& image) {
+  Generator::Output out = generator(image);
+  observe(name, out.image);
+  observe(std::string(name) + "_cam_logit", out.cam_logit);
+  observe(std::string(name) + "_heatmap", out.heatmap);
+  return out;
+}
+
+Discriminator::Output UgatitTrainer::judge(const std::string& name, Discriminator& discriminator, const Tensor& image) {
+  Discriminator::Output out = discriminator(image);
+  observe(name + "_logit", out.logits);
+  observe(name + "_cam_logit", out.cam_logit);
+  observe(name + "_heatmap", out.heatmap);
+  return out;
+}
+
+Tensor UgatitTrainer::part(const std::string& name, const Tensor& loss) {
+  parts_.emplace_back(name, loss.detach());
+  return loss;
+}
+
+UgatitLosses UgatitTrainer::collect() const {
+  UgatitLosses losses;
+  for (const auto& [name, value] : parts_) losses.parts.emplace_back(name, value.item());
+  const auto value = [&](const std::string& name) {
+    const auto found = std::find_if(losses.parts.begin(), losses.parts.end(), [&](auto& p) { return p.first == name; });
+    check(found != losses.parts.end(), "U-GAT-IT: no loss is called ", name);
+    return found->second;
+  };
+  const auto& o = options_;
+  const auto adversarial = [&](const std::string& player, const std::string& domain) {
+    return value(player + "_ad_loss_G" + domain) + value(player + "_ad_cam_loss_G" + domain) +
+           value(player + "_ad_loss_L" + domain) + value(player + "_ad_cam_loss_L" + domain);
+  };
+  const auto generator = [&](const std::string& domain) {
+    return o.adv_weight * adversarial("G", domain) + o.cycle_weight * value("G_recon_loss_" + domain) +
+           o.identity_weight * value("G_identity_loss_" + domain) + o.cam_weight * value("G_cam_loss_" + domain);
+  };
+  losses.discriminator = o.adv_weight * adversarial("D", "A") + o.adv_weight * adversarial("D", "B");
+  losses.generator = generator("A") + generator("B");
+  return losses;
+}
+
+}  // namespace minidl

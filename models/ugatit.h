@@ -1,0 +1,106 @@
+// U-GAT-IT: two generators, four discriminators, and the training iteration that plays them against each other.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/adam.h"
+#include "models/discriminator.h"
+#include "models/generator.h"
+
+namespace minidl {
+
+struct UgatitOptions {
+  std::int64_t image_channels = 3;
+  std::int64_t channels = 64;
+  std::int64_t residual_blocks = 4;
+  std::int64_t discriminator_depth = 6;  // --n_dis: the global discriminators have one layer more, the local one less
+  std::int64_t image_size = 256;
+  bool light = false;
+
+  GeneratorOptions generator() const;
+  DiscriminatorOptions global_discriminator() const;
+  DiscriminatorOptions local_discriminator() const;
+};
+
+// The six networks under their official names. Initial weights are drawn in the official order.
+struct Ugatit {
+  UgatitOptions options;
+  Generator genA2B, genB2A;
+  Discriminator disGA, disGB, disLA, disLB;
+
+  Ugatit(Random& random, const UgatitOptions& options);
+  void visit(Visitor& f);
+};
+
+struct UgatitTrainingOptions {
+  double lr = 1e-4;
+  double weight_decay = 1e-4;
+  float adv_weight = 1;
+  float cycle_weight = 10;
+  float identity_weight = 10;
+  float cam_weight = 1000;
+  bool decay_lr = true;
+  std::int64_t iterations = 1'000'000;  // the learning rate falls to 0 over their second half
+};
+
+// Every part of both losses, each a float, under the names of the reference.
+struct UgatitLosses {
+  std::vector<std::pair<std::string, float>> parts;
+  float discriminator = 0;  // weighted sums, in the reference's order
+  float generator = 0;
+
+  // The name of the first part that is infinite or NaN, or empty.
+  std::string first_not_finite() const;
+};
+
+class UgatitTrainer {
+ public:
+  // The model must outlive the trainer.
+  UgatitTrainer(Ugatit& model, const UgatitTrainingOptions& options);
+
+  // One iteration on a batch of each domain, [N, C, S, S] in [-1, 1]; the batches may differ in N. Updates every network.
+  // The learning rate is lowered first where it is due.
+  UgatitLosses step(const Tensor& real_A, const Tensor& real_B);
+
+  // Iterations made; also the step counts of both optimisers.
+  std::int64_t steps() const { return generator_adam_.step_count(); }
+  double lr() const { return generator_adam_.lr(); }
+  // Continues after `steps` iterations, at the learning rate that the options give there. The optimisers' moments are
+  // set through them.
+  void restore(std::int64_t steps);
+  Adam& generator_adam() { return generator_adam_; }
+  Adam& discriminator_adam() { return discriminator_adam_; }
+
+  // If set, called with every intermediate result of an iteration under the name it has in the reference ("fake_A2B",
+  // "D_real_GA_logit", ...), and with "D_backward" and "G_backward" (no tensor) once the gradients of a step are complete.
+  std::function<void(std::string_view name, const Tensor& value)> observer;
+
+ private:
+  void decay_learning_rate(std::int64_t step);
+  void discriminator_step(const Tensor& real_A, const Tensor& real_B, const Tensor& fake_A2B, const Tensor& fake_B2A);
+  void generator_step(const Tensor& real_A, const Tensor& real_B, const Generator::Output& A2B,
+                      const Generator::Output& B2A);
+  UgatitLosses collect() const;
+
+  Generator::Output generate(const char* name, Generator& generator, const Tensor& image);
+  Discriminator::Output judge(const std::string& name, Discriminator& discriminator, const Tensor& image);
+  void train_discriminator(const std::string& name, Discriminator& discriminator, const Tensor& real,
+                           const Tensor& fake);
+  Tensor fooling_loss(const std::string& name, Discriminator& discriminator, const Tensor& fake);
+  Tensor part(const std::string& name, const Tensor& loss);
+  void observe(std::string_view name, const Tensor& value) const {
+    if (observer) observer(name, value);
+  }
+
+  Ugatit& model_;
+  UgatitTrainingOptions options_;
+  Adam generator_adam_, discriminator_adam_;
+  std::vector<Parameter*> discriminator_parameters_;
+  std::vector<std::pair<std::string, Tensor>> parts_;  // of the iteration under way
+};
+
+}  // namespace minidl
