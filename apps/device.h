@@ -1,0 +1,16 @@
+// The --device and --threads flags.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace minidl {
+
+// "auto", "cpu" or "cuda". Throws Error if the device is not to be had.
+DeviceType choose_device(const std::string& name);
+// Computes with this many threads from now on; 0 takes every core that the process may use. Returns the number.
+int use_threads(std::int64_t threads);
+
+}  // namespace minidl

@@ -1,0 +1,211 @@
+#include "apps/training_run.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <iomanip>
+#include <iostream>
+#include <random>
+#include <sstream>
+
+#include "apps/command_line.h"
+#include "apps/device.h"
+#include "apps/interrupt.h"
+#include "apps/metrics_log.h"
+#include "apps/progress.h"
+#include "apps/run_folder.h"
+#include "apps/sheet.h"
+#include "apps/training_data.h"
+#include "apps/training_setup.h"
+#include "core/file.h"
+#include "models/checkpoint.h"
+
+namespace minidl {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The loader's state in a checkpoint, and back.
+ProgramState to_program_state(const TrainingDataState& state) {
+  const auto numbers = state.numbers();
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(numbers.data());
+  return {{"random", state.random}, {"loader", {bytes, bytes + sizeof numbers}}};
+}
+
+TrainingDataState from_program_state(const ProgramState& state, const std::string& file) {
+  check(state.count("random") && state.count("loader"), file, " lacks the state of the loader; it cannot be resumed");
+  const std::vector<std::uint8_t>& bytes = state.at("loader");
+  std::vector<std::int64_t> numbers(bytes.size() / sizeof(std::int64_t));
+  std::memcpy(numbers.data(), bytes.data(), numbers.size() * sizeof(std::int64_t));
+  return TrainingDataState::restore(state.at("random"), numbers);
+}
+
+std::int64_t chosen_seed(std::int64_t seed) { return seed >= 0 ? seed : std::int64_t{std::random_device{}()}; }
+
+void report_unread(const ImageFolder& folder) {
+  for (const auto& file : folder.unsupported())
+    warn(concat_text((folder.root() / file).string(), " is of a type that is not read and is left out"));
+  for (const auto& link : folder.linked_folders())
+    warn(concat_text((folder.root() / link).string(), " is a linked folder and is left out, as in the reference"));
+}
+
+// One call of --phase train.
+class TrainingRun {
+ public:
+  explicit TrainingRun(const TrainCommand& command)
+      : folder_(command.options.result_dir, command.options.name()),
+        images_(dataset_folder(command.options)),
+        device_(choose_device(command.options.device)),
+        threads_(use_threads(command.options.threads)) {
+    for (const ImageFolder* images : {&images_.train_a, &images_.train_b, &images_.test_a, &images_.test_b})
+      report_unread(*images);
+    std::unique_ptr<SafetensorsFile> start;
+    if (command.options.resume)
+      start = folder_.newest_checkpoint(warn);
+    else if (command.options.overwrite)
+      folder_.clear();
+    else
+      check(!folder_.has_results(), "there are results of an earlier run in ", folder_.root().string(),
+            "; continue it with --resume true, or delete it with --overwrite true");
+    start ? resume(command, *start) : begin(command);
+    std::cout << run_summary(options_, *model_, folder_, threads_) << std::flush;
+  }
+
+  int run() {
+    if (step_ >= options_.iteration) {
+      std::cout << "already trained for " << step_ << " iterations; a larger --iteration continues\n";
+      return 0;
+    }
+    create_folders(folder_.root() / "model");
+    create_folders(folder_.root() / "img");
+    MetricsLog metrics(folder_.metrics(), step_);
+    TrainingData data(images_,
+                      {.batch_size = options_.batch_size,
+                       .image_size = static_cast<int>(options_.img_size),
+                       .channels = static_cast<int>(options_.img_ch),
+                       .print_freq = options_.print_freq,
+                       .first_step = step_ + 1,
+                       .last_step = options_.iteration,
+                       .threads = 2,
+                       .capacity = 4},
+                      data_state_);
+    Progress progress(std::cout, isatty(STDOUT_FILENO), step_, options_.iteration);
+    install_interrupt_handler();
+    while (step_ < options_.iteration && !interrupted()) {
+      const auto start = Clock::now();
+      const TrainingStep images = next_images(data);
+      const UgatitLosses losses = trainer_->step(tensor(images.a), tensor(images.b));
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      const std::string broken = losses.first_not_finite();
+      if (!broken.empty()) {
+        progress.finish();
+        fail("iteration ", images.step, ": ", broken, " is not finite, so training has stopped; nothing was overwritten, ",
+             "and --resume true continues from the last checkpoint (a lower --lr may help)");
+      }
+      metrics.append(images.step, losses, trainer_->lr(), seconds);
+      if (images.sheet) write_sheets(images.step, *images.sheet);
+      step_ = images.step;
+      data_state_ = images.state_after;
+      if (step_ % options_.save_freq == 0) save_numbered();
+      if (step_ % options_.latest_freq == 0 && saved_latest_ != step_) save_latest();
+      progress.update(step_, losses_text(losses));
+    }
+    if (saved_latest_ != step_) save_latest();
+    progress.finish();
+    if (interrupted() && step_ < options_.iteration) {
+      std::cout << "interrupted; iteration " << step_ << " is saved and --resume true continues\n";
+      return kInterruptedExit;
+    }
+    std::cout << "done: " << options_.iteration << " iterations; see " << (folder_.root() / "img").string() << '\n';
+    return 0;
+  }
+
+ private:
+  void begin(const TrainCommand& command) {
+    options_ = command.options;
+    options_.seed = chosen_seed(options_.seed);
+    Random random(static_cast<std::uint64_t>(options_.seed));
+    build(random);
+    data_state_ = TrainingDataState::first(images_, random);
+  }
+
+  void resume(const TrainCommand& command, const SafetensorsFile& file) {
+    const CheckpointInfo info = checkpoint_info(file);
+    const auto stored = nlohmann::json::parse(info.configuration, nullptr, /*allow_exceptions=*/false);
+    check(stored.is_object(), file.path().string(), " holds no configuration of train_ugatit");
+    std::vector<std::string> notes;
+    options_ = merged_options(train_options_from_json(stored), command, notes);
+    for (const std::string& note : notes) std::cout << note << '\n';
+    Random random(0);  // draws weights that the checkpoint then replaces
+    build(random);
+    load_training_state(file, *model_, *trainer_);
+    data_state_ = from_program_state(load_program_state(file), file.path().string());
+    step_ = saved_latest_ = info.step;
+    if (file.path() != folder_.latest_checkpoint()) saved_latest_ = -1;
+    std::cout << "continuing from " << file.path().string() << ", iteration " << step_ << '\n';
+  }
+
+  void build(Random& random) {
+    model_ = std::make_unique<Ugatit>(random, options_.model());
+    trainer_ = std::make_unique<UgatitTrainer>(*model_, options_.training());
+  }
+
+  // A broken image stops the run; what was learnt until then is kept.
+  TrainingStep next_images(TrainingData& data) {
+    try {
+      return *data.next();
+    } catch (const Error&) {
+      if (step_ > 0 && saved_latest_ != step_) save_latest();
+      throw;
+    }
+  }
+
+  Tensor tensor(const ImageBatch& batch) const {
+    return images_to_tensor(batch.pixels, batch.n, batch.height, batch.width, batch.channels, device_);
+  }
+
+  void write_sheets(std::int64_t step, const TrainingStep::Sheet& images) {
+    set_training(*model_, false);
+    const Sheets sheets = draw_sheets(*model_, images, device_);
+    set_training(*model_, true);
+    write_file(folder_.sheet("A2B", step), encode_png(sheets.A2B));
+    write_file(folder_.sheet("B2A", step), encode_png(sheets.B2A));
+  }
+
+  void save(const std::filesystem::path& file) {
+    save_training_checkpoint(file, *model_, *trainer_, to_json(options_).dump(), to_program_state(data_state_));
+  }
+
+  void save_numbered() {
+    save(folder_.checkpoint(step_));
+    if (options_.keep > 0) folder_.prune(options_.keep);
+  }
+
+  void save_latest() {
+    save(folder_.latest_checkpoint());
+    saved_latest_ = step_;
+  }
+
+  static std::string losses_text(const UgatitLosses& losses) {
+    std::ostringstream text;
+    text << std::fixed << std::setprecision(4) << ", d_loss " << losses.discriminator << ", g_loss " << losses.generator;
+    return text.str();
+  }
+
+  RunFolder folder_;
+  TrainingFolders images_;
+  DeviceType device_;
+  int threads_;
+  TrainOptions options_;
+  std::unique_ptr<Ugatit> model_;
+  std::unique_ptr<UgatitTrainer> trainer_;
+  TrainingDataState data_state_;
+  std::int64_t step_ = 0;
+  std::int64_t saved_latest_ = -1;  // step of the latest checkpoint on disk, if known
+};
+
+}  // namespace
+
+int train(const TrainCommand& command) { return TrainingRun(command).run(); }
+
+}  // namespace minidl

@@ -1,0 +1,31 @@
+// What the phases of train_ugatit share: finding the data set and the newest checkpoint, and describing a run.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "apps/run_folder.h"
+#include "apps/train_options.h"
+
+namespace minidl {
+
+// --dataset as a folder: a name under dataset/, or a path. Throws Error if neither exists.
+std::filesystem::path dataset_folder(const TrainOptions& options);
+
+// The newest readable checkpoint of a run that must have one. Throws Error otherwise.
+std::unique_ptr<SafetensorsFile> require_checkpoint(const RunFolder& folder);
+
+// Prints `line` as a warning on stderr.
+void warn(const std::string& line);
+
+// Estimated peak memory of training in bytes: weights, gradients, moments and activations.
+double training_memory(const TrainOptions& options, std::int64_t parameters);
+
+// The summary that a training run begins with.
+std::string run_summary(const TrainOptions& options, Ugatit& model, const RunFolder& folder, int threads);
+
+// 1.2 GiB, 34 MiB.
+std::string bytes_text(double bytes);
+
+}  // namespace minidl
