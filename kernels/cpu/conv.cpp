@@ -1,6 +1,7 @@
 // Convolution by oneDNN. A primitive is made once per geometry and direction and kept. Images stay in our layout
-// wherever oneDNN has a fast kernel for it; where it has not (a planar side that meets a blocked one, as for RGB), oneDNN
-// chooses and the small side is reordered. Weights are plain for their owners and reordered for the primitive.
+// wherever oneDNN has a vectorised kernel for it; where it has not (a planar side that meets a blocked one, as for
+// RGB), oneDNN chooses or everything becomes planar, and images are reordered. Weights are plain for their owners and
+// reordered for the primitive.
 #include <map>
 #include <string>
 #include <tuple>
@@ -15,7 +16,7 @@ using namespace cpu;
 
 struct ConvDescs {
   Desc x, w, bias, y;
-  dnnl::memory::dims strides, padding;
+  dnnl::memory::dims strides, padding_before, padding_after;
 
   explicit ConvDescs(const ConvDims& d, bool with_bias)
       : x(image_desc(d.in)),
@@ -23,21 +24,35 @@ struct ConvDescs {
         bias(with_bias ? plain_desc({d.out.c}, Tag::x) : Desc()),
         y(image_desc(d.out)),
         strides{d.stride, d.stride},
-        padding{d.padding, d.padding} {}
+        padding_before{d.padding, d.padding},
+        padding_after{after(d, d.in.h, d.out.h), after(d, d.in.w, d.out.w)} {}
+
+  // What follows the last position that the kernel reaches: negative where a stride leaves pixels over, without which
+  // oneDNN falls back to scalar code.
+  static std::int64_t after(const ConvDims& d, std::int64_t in, std::int64_t out) {
+    return (out - 1) * d.stride + d.kernel - in - d.padding;
+  }
 };
 
 Desc any(const Desc& desc) { return Desc(desc.dims(), dnnl::memory::data_type::f32, Tag::any); }
 
-bool is_fast(const std::string& implementation) { return implementation.rfind("jit", 0) == 0; }
+Desc planar(const Desc& desc) { return plain_desc(desc.dims(), Tag::nchw); }
 
-// The primitive descriptor with images in our layout if that has a vectorised kernel, else in oneDNN's choice.
+// Rank of an implementation by its name: vectorised directly ("jit:avx2"), by matrix products ("x64:gemm:jit"), scalar.
+int speed(const std::string& implementation) {
+  return implementation.starts_with("jit") ? 2 : implementation.find("gemm") != std::string::npos ? 1 : 0;
+}
+
+// The primitive descriptor for the fastest implementation, in our layout if that has one of equal rank.
 template <class Make>
 auto choose(const ConvDescs& descs, Make make) {
   auto chosen = make(descs.x, any(descs.w), descs.y);
-  if (!is_fast(chosen.impl_info_str())) {
-    auto free_choice = make(any(descs.x), any(descs.w), any(descs.y));
-    if (is_fast(free_choice.impl_info_str())) chosen = free_choice;
-  }
+  const auto consider = [&](const Desc& x, const Desc& y) {
+    auto other = make(x, any(descs.w), y);
+    if (speed(other.impl_info_str()) > speed(chosen.impl_info_str())) chosen = other;
+  };
+  if (speed(chosen.impl_info_str()) < 2) consider(any(descs.x), any(descs.y));
+  if (speed(chosen.impl_info_str()) < 1) consider(planar(descs.x), planar(descs.y));
   return chosen;
 }
 
@@ -49,7 +64,8 @@ constexpr auto kDirect = dnnl::algorithm::convolution_direct;
 Forward::primitive_desc forward_desc(const ConvDescs& descs, dnnl::prop_kind kind) {
   return choose(descs, [&](const Desc& x, const Desc& w, const Desc& y) {
     return Forward::primitive_desc(
-        Forward::desc(kind, kDirect, x, w, descs.bias, y, descs.strides, descs.padding, descs.padding), engine());
+        Forward::desc(kind, kDirect, x, w, descs.bias, y, descs.strides, descs.padding_before, descs.padding_after),
+        engine());
   });
 }
 
@@ -82,13 +98,13 @@ struct Y;
 void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
   const ConvDescs ours(d, bias != nullptr);
   using P = Plan<Forward::primitive_desc, Forward>;
-  const P& plan = cached<P>(d, bias != nullptr, [&] { return P(forward_desc(ours, dnnl::prop_kind::forward_training)); });
+  const P& plan =
+      cached<P>(d, bias != nullptr, [&] { return P(forward_desc(ours, dnnl::prop_kind::forward_training)); });
   Operand<X> in(ours.x, plan.desc.src_desc(), x);
   Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
   Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
-  std::unordered_map<int, dnnl::memory> arguments{{DNNL_ARG_SRC, in.read().memory()},
-                                                  {DNNL_ARG_WEIGHTS, weights.read().memory()},
-                                                  {DNNL_ARG_DST, out.memory()}};
+  std::unordered_map<int, dnnl::memory> arguments{
+      {DNNL_ARG_SRC, in.read().memory()}, {DNNL_ARG_WEIGHTS, weights.read().memory()}, {DNNL_ARG_DST, out.memory()}};
   if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_of(ours.bias, bias));
   plan.primitive.execute(stream(), arguments);
   out.write_back();
@@ -101,8 +117,8 @@ void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const fl
     const auto hint = forward_desc(ours, dnnl::prop_kind::forward_training);
     return P(choose(ours, [&](const Desc& gx_desc, const Desc& w_desc, const Desc& gy_desc) {
       return BackwardData::primitive_desc(
-          BackwardData::desc(kDirect, gx_desc, w_desc, gy_desc, ours.strides, ours.padding, ours.padding), engine(),
-          hint);
+          BackwardData::desc(kDirect, gx_desc, w_desc, gy_desc, ours.strides, ours.padding_before, ours.padding_after),
+          engine(), hint);
     }));
   });
   Operand<X> out(ours.x, plan.desc.diff_src_desc(), gx);
@@ -121,7 +137,8 @@ void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const 
     const auto hint = forward_desc(ours, dnnl::prop_kind::forward_training);
     return P(choose(ours, [&](const Desc& x_desc, const Desc& gw_desc, const Desc& gy_desc) {
       return BackwardWeights::primitive_desc(
-          BackwardWeights::desc(kDirect, x_desc, gw_desc, ours.bias, gy_desc, ours.strides, ours.padding, ours.padding),
+          BackwardWeights::desc(kDirect, x_desc, gw_desc, ours.bias, gy_desc, ours.strides, ours.padding_before,
+                                ours.padding_after),
           engine(), hint);
     }));
   });

@@ -1,0 +1,35 @@
+// translate_images: translates images and folders of images with a trained model.
+#include <unistd.h>
+
+#include <iostream>
+
+#include "apps/command_line.h"
+#include "apps/device.h"
+#include "apps/interrupt.h"
+#include "apps/progress.h"
+#include "apps/translator.h"
+
+int main(int argc, char** argv) {
+  using namespace minidl;
+  return run_program("translate_images", argv, [&] {
+    const auto options = parse_translate_command(argc, argv);
+    if (!options) return 0;
+    const auto report = [](const std::string& line) { std::cerr << "translate_images: " << line << std::endl; };
+    const TranslationPlan plan = plan_translation(*options);
+    for (const auto& file : plan.unsupported)
+      report(concat_text(file.string(), " is of a type that is not read and is left out"));
+    const DeviceType device = choose_device(options->device);
+    use_threads(options->threads);
+    Translator translator(load_translation_model(*options), *options, device);
+    install_interrupt_handler();
+    const auto total = static_cast<std::int64_t>(plan.items.size());
+    Progress progress(std::cout, isatty(STDOUT_FILENO), 0, total);
+    std::int64_t done = 0;
+    const std::int64_t failed = translator.run(
+        plan, interrupted, [&](std::int64_t count) { progress.update(done = count, ""); }, report);
+    progress.finish();
+    std::cout << done - failed << " of " << total << " images translated into " << options->output << '\n';
+    if (interrupted() && done < total) return kInterruptedExit;
+    return failed > 0 ? kErrorExit : 0;
+  });
+}
