@@ -19,12 +19,17 @@ const char* advice(int error) {
   switch (error) {
     case ENOSPC:
     case EDQUOT:
-    case EFBIG: return "; free some space and try again";
+    case EFBIG:
+      return "; free some space and try again";
     case EACCES:
     case EPERM:
-    case EROFS: return "; check the permissions of the folder";
-    case ENOENT: return "; check the path";
-    default: return "";
+    case EROFS:
+      return "; check the permissions of the folder";
+    case ENOENT:
+    case ENOTDIR:
+      return "; check the path";
+    default:
+      return "";
   }
 }
 
@@ -36,7 +41,8 @@ const char* advice(int error) {
 struct Descriptor {
   int value;
 
-  Descriptor(const fs::path& file, int flags) : value(::open(file.c_str(), flags | O_CLOEXEC)) {}
+  // Without O_NONBLOCK opening a named pipe would wait for its other end.
+  Descriptor(const fs::path& file, int flags) : value(::open(file.c_str(), flags | O_CLOEXEC | O_NONBLOCK)) {}
   ~Descriptor() {
     if (value >= 0) ::close(value);
   }
@@ -46,7 +52,9 @@ struct Descriptor {
 std::size_t regular_size(const Descriptor& file, const fs::path& name) {
   struct stat info {};
   if (::fstat(file.value, &info) != 0) fail_with("read", name, errno);
-  if (!S_ISREG(info.st_mode)) throw FileError(concat_text("cannot read ", name.string(), ": it is no regular file"));
+  if (!S_ISREG(info.st_mode))
+    throw FileError(concat_text("cannot read ", name.string(), ": it is ",
+                                S_ISDIR(info.st_mode) ? "a folder" : "no regular file", "; name a file"));
   return static_cast<std::size_t>(info.st_size);
 }
 
@@ -55,7 +63,8 @@ std::size_t regular_size(const Descriptor& file, const fs::path& name) {
 AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)), partial_(target_.string() + ".partial") {
   std::error_code ignored;
   if (fs::is_directory(target_, ignored))
-    throw FileError(concat_text("cannot write ", target_.string(), ": it is a folder"));
+    throw FileError(
+        concat_text("cannot write ", target_.string(), ": it is a folder; remove it or choose another name"));
   descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail_with("write", target_, errno);
 }
@@ -115,6 +124,13 @@ void create_folders(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) fail_with("make the folder", folder, error.value());
+}
+
+std::uint64_t free_space(const fs::path& place) {
+  std::error_code error;
+  const fs::space_info space = fs::space(place, error);
+  if (error) fail_with("measure the free space of", place, error.value());
+  return space.available;
 }
 
 MappedFile::MappedFile(const fs::path& file) {

@@ -2,12 +2,18 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <optional>
+#include <tuple>
+#include <utility>
 
 namespace minidl {
 namespace {
+
+static_assert(std::endian::native == std::endian::little, "the format is little-endian, and so are the views of it");
 
 struct DtypeName {
   Dtype dtype;
@@ -23,20 +29,105 @@ constexpr std::array<DtypeName, 8> kDtypes{{{Dtype::f32, "F32", 4},
                                             {Dtype::u8, "U8", 1},
                                             {Dtype::boolean, "BOOL", 1}}};
 
+constexpr const char* kMetadataKey = "__metadata__";
 // Where the data begins: the header is padded to this, so that arrays written in order stay aligned for vectors.
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kLengthBytes = 8;
 // What the format's own reader accepts.
 constexpr std::uint64_t kMaxHeader = 100'000'000;
+// The format needs three levels; the parser's memory grows with every one.
+constexpr int kMaxDepth = 8;
+
+// What is wrong with a file, to follow its name.
+template <class... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  throw CheckpointError(concat_text(parts...));
+}
 
 const DtypeName& entry_of(Dtype dtype) {
   return *std::find_if(kDtypes.begin(), kDtypes.end(), [=](const DtypeName& d) { return d.dtype == dtype; });
 }
 
-std::size_t bytes_of(const SafetensorsEntry& entry) {
-  std::size_t bytes = size_of(entry.dtype);
-  for (std::int64_t extent : entry.shape) bytes *= static_cast<std::size_t>(extent);
+// The bytes of an array; none if an extent is negative or no file could hold them.
+std::optional<std::uint64_t> byte_count(std::size_t element, std::span<const std::int64_t> shape) {
+  std::uint64_t bytes = element;
+  for (std::int64_t extent : shape) {
+    const std::uint64_t n = static_cast<std::uint64_t>(extent);
+    if (extent < 0 || (n != 0 && bytes > (std::uint64_t{1} << 62) / n)) return std::nullopt;
+    bytes *= n;
+  }
   return bytes;
+}
+
+// 1234567 as "1,234,567".
+std::string grouped(std::uint64_t number) {
+  const std::string digits = std::to_string(number);
+  std::string text;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
+  return text;
+}
+
+// A name out of a file, fit for a message whatever it holds.
+std::string quoted(const std::string& name) {
+  constexpr std::size_t kShown = 100;
+  const std::string shown = name.size() > kShown ? name.substr(0, kShown) + "..." : name;
+  return nlohmann::json(shown).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
+// An array as the header describes it.
+struct Item {
+  std::string name;
+  std::string dtype;
+  std::vector<std::int64_t> shape;
+  std::uint64_t begin = 0, end = 0;
+};
+
+std::int64_t whole_number(const nlohmann::json& value, const std::string& name) {
+  constexpr std::uint64_t kLimit = std::numeric_limits<std::int64_t>::max();
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kLimit)
+    refuse("is malformed: ", quoted(name), " has a shape or an offset that is not a whole number");
+  return value.get<std::int64_t>();
+}
+
+Item read_item(const std::string& name, const nlohmann::json& json) {
+  Item item;
+  item.name = name;
+  const auto field = [&](const char* key, nlohmann::json::value_t type) -> const nlohmann::json& {
+    if (!json.is_object() || !json.contains(key) || json.at(key).type() != type)
+      refuse("is malformed: ", quoted(name), " has no valid ", key);
+    return json.at(key);
+  };
+  item.dtype = field("dtype", nlohmann::json::value_t::string).get<std::string>();
+  for (const auto& extent : field("shape", nlohmann::json::value_t::array))
+    item.shape.push_back(whole_number(extent, name));
+  const nlohmann::json& offsets = field("data_offsets", nlohmann::json::value_t::array);
+  if (offsets.size() != 2) refuse("is malformed: ", quoted(name), " has ", offsets.size(), " data_offsets, expected 2");
+  item.begin = static_cast<std::uint64_t>(whole_number(offsets[0], name));
+  item.end = static_cast<std::uint64_t>(whole_number(offsets[1], name));
+  if (item.begin > item.end) refuse("is malformed: ", quoted(name), " ends before it begins");
+  return item;
+}
+
+// Neither too deep nor with a name twice: the second would silently replace the first.
+nlohmann::json parse_json(std::span<const std::byte> text) {
+  const char* begin = reinterpret_cast<const char*>(text.data());
+  std::size_t keys = 0;
+  const auto watch = [&](int depth, nlohmann::json::parse_event_t event, const nlohmann::json&) {
+    if (depth > kMaxDepth) refuse("is malformed: its header is nested too deeply");
+    keys += depth == 1 && event == nlohmann::json::parse_event_t::key;
+    return true;
+  };
+  nlohmann::json json;
+  try {
+    json = nlohmann::json::parse(begin, begin + text.size(), watch);
+  } catch (const nlohmann::json::exception&) {
+    refuse("is malformed: its header is not valid JSON");
+  }
+  if (keys != json.size()) refuse("is malformed: a name occurs twice in its header");
+  return json;
 }
 
 }  // namespace
@@ -46,26 +137,36 @@ std::size_t size_of(Dtype dtype) { return entry_of(dtype).size; }
 void write_safetensors(const std::filesystem::path& file, std::span<const SafetensorsEntry> entries,
                        const SafetensorsMetadata& metadata) {
   nlohmann::ordered_json header;
-  header["__metadata__"] = metadata;
-  std::size_t offset = 0;
+  header[kMetadataKey] = metadata;
+  std::uint64_t offset = 0;
+  std::vector<std::uint64_t> sizes;
   for (const SafetensorsEntry& entry : entries) {
-    const std::size_t end = offset + bytes_of(entry);
+    const auto bytes = byte_count(size_of(entry.dtype), entry.shape);
+    check(bytes.has_value(), "cannot write ", file.string(), ": ", entry.name, " has an impossible shape");
+    check(!header.contains(entry.name), "cannot write ", file.string(), ": the name ", entry.name, " is taken");
     header[entry.name] = {
-        {"dtype", entry_of(entry.dtype).name}, {"shape", entry.shape}, {"data_offsets", {offset, end}}};
-    offset = end;
+        {"dtype", entry_of(entry.dtype).name}, {"shape", entry.shape}, {"data_offsets", {offset, offset + *bytes}}};
+    sizes.push_back(*bytes);
+    offset += *bytes;
   }
-  std::string text = header.dump();
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const nlohmann::json::exception&) {
+    fail("cannot write ", file.string(), ": a name or the metadata is not UTF-8 text");
+  }
   text.resize((kLengthBytes + text.size() + kAlignment - 1) / kAlignment * kAlignment - kLengthBytes, ' ');
-  std::array<std::byte, kLengthBytes> length{};
-  for (std::size_t i = 0; i < kLengthBytes; ++i) length[i] = static_cast<std::byte>(text.size() >> (8 * i));
+  check(text.size() <= kMaxHeader, "cannot write ", file.string(), ": its header would have ", grouped(text.size()),
+        " bytes, the format allows ", grouped(kMaxHeader));
+  const std::uint64_t length = text.size();
 
   AtomicFile out(file);
-  out.write(length);
+  out.write(std::as_bytes(std::span(&length, 1)));
   out.write(std::as_bytes(std::span(text)));
-  for (const SafetensorsEntry& entry : entries) {
-    const std::span<const std::byte> bytes = entry.data();
-    check(bytes.size() == bytes_of(entry), "safetensors: ", entry.name, " has ", bytes.size(),
-          " bytes, its shape promises ", bytes_of(entry));
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const std::span<const std::byte> bytes = entries[i].data();
+    check(bytes.size() == sizes[i], "cannot write ", file.string(), ": ", entries[i].name, " yields ", bytes.size(),
+          " bytes, expected ", sizes[i], " for its shape");
     out.write(bytes);
   }
   out.commit();
@@ -74,99 +175,83 @@ void write_safetensors(const std::filesystem::path& file, std::span<const Safete
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : path_(file), file_(file) {
   try {
     parse();
-  } catch (const nlohmann::json::exception& error) {
-    fail("is not a safetensors file: its header is malformed");
+  } catch (const CheckpointError& error) {
+    throw CheckpointError(concat_text(path_.string(), " ", error.what()));
   }
 }
 
 void SafetensorsFile::parse() {
   const std::span<const std::byte> all = file_.bytes();
-  if (all.size() < kLengthBytes) fail("is not a safetensors file: it has only ", all.size(), " bytes");
+  if (all.size() < kLengthBytes) refuse("is not a safetensors file: it has only ", all.size(), " bytes");
   std::uint64_t length = 0;
-  for (std::size_t i = 0; i < kLengthBytes; ++i) length |= static_cast<std::uint64_t>(all[i]) << (8 * i);
-  const char* text = reinterpret_cast<const char*>(all.data()) + kLengthBytes;
-  if (length < 2 || length > kMaxHeader || all.size() == kLengthBytes || *text != '{')
-    fail("is not a safetensors file");
-  if (length > all.size() - kLengthBytes)
-    fail("is truncated: its header alone has ", length, " bytes, the file ", all.size());
-  // A depth limit, because the parser's memory grows with nesting; the format needs three levels.
-  const auto shallow = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    if (depth > 8) throw CheckpointError("nested");
-    return true;
-  };
-  nlohmann::json header;
-  std::set<std::string> keys;
-  bool duplicate = false;
-  try {
-    header = nlohmann::json::parse(text, text + length, [&](int depth, nlohmann::json::parse_event_t event,
-                                                            nlohmann::json& value) {
-      if (depth == 1 && event == nlohmann::json::parse_event_t::key)
-        duplicate |= !keys.insert(value.get<std::string>()).second;
-      return shallow(depth, event, value);
-    });
-  } catch (const CheckpointError&) {
-    fail("is not a safetensors file: its header is malformed");
-  }
-  if (!header.is_object()) fail("is not a safetensors file: its header is no JSON object");
-  if (duplicate) fail("is malformed: a name occurs twice in its header");
+  std::memcpy(&length, all.data(), kLengthBytes);
+  const std::span<const std::byte> rest = all.subspan(kLengthBytes);
+  if (length < 2 || length > kMaxHeader || (!rest.empty() && rest[0] != std::byte{'{'}))
+    refuse("is not a safetensors file: it does not begin with a header");
+  if (length > rest.size())
+    refuse("is truncated: its header alone has ", grouped(length), " bytes, the file has ", grouped(all.size()));
 
-  const std::span<const std::byte> data = all.subspan(kLengthBytes + length);
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
-  std::vector<std::pair<std::uint64_t, std::string>> order;
+  std::vector<Item> items;
+  const nlohmann::json header = parse_json(rest.first(length));
   for (const auto& [name, value] : header.items()) {
-    if (name == "__metadata__") {
-      value.get_to(metadata_);
+    if (name != kMetadataKey) {
+      items.push_back(read_item(name, value));
       continue;
     }
-    View view;
-    const std::string dtype = value.at("dtype").get<std::string>();
-    const auto known = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& d) { return dtype == d.name; });
-    if (known == kDtypes.end()) fail("holds ", name, " of type ", dtype, ", which is not supported");
-    view.dtype = known->dtype;
-    const auto& offsets = value.at("data_offsets");
-    if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned())
-      fail("is malformed: ", name, " has no valid data_offsets");
-    const std::uint64_t begin = offsets[0].get<std::uint64_t>(), end = offsets[1].get<std::uint64_t>();
-    if (begin > end) fail("is malformed: ", name, " ends before it begins");
-    if (end > data.size())
-      fail("is truncated: it should hold ", kLengthBytes + length + end, " bytes or more, and has ", all.size());
-    std::uint64_t bytes = known->size;
-    for (const auto& extent : value.at("shape")) {
-      if (!extent.is_number_unsigned()) fail("is malformed: ", name, " has a shape that is none");
-      const std::uint64_t n = extent.get<std::uint64_t>();
-      if (n != 0 && bytes > (std::uint64_t{1} << 62) / n) fail("is malformed: ", name, " has an impossible shape");
-      bytes *= n;
-      view.shape.push_back(static_cast<std::int64_t>(n));
+    try {
+      value.get_to(metadata_);
+    } catch (const nlohmann::json::exception&) {
+      refuse("is malformed: its metadata is not a map of texts");
     }
-    if (bytes != end - begin) fail("is malformed: the shape of ", name, " does not match its size");
-    view.bytes = data.subspan(begin, end - begin);
-    ranges.emplace_back(begin, end);
-    order.emplace_back(begin, name);
-    views_.emplace(name, std::move(view));
   }
-  std::sort(ranges.begin(), ranges.end());
+  std::sort(items.begin(), items.end(),
+            [](const Item& a, const Item& b) { return std::tie(a.begin, a.end) < std::tie(b.begin, b.end); });
+
+  const std::span<const std::byte> data = rest.subspan(length);
   std::uint64_t covered = 0;
-  for (const auto& [begin, end] : ranges) {
-    if (begin != covered) fail("is malformed: its arrays overlap or leave gaps");
-    covered = end;
+  for (const Item& item : items) {
+    if (item.begin != covered) refuse("is malformed: before ", quoted(item.name), " its arrays overlap or leave a gap");
+    covered = item.end;
   }
-  if (covered != data.size()) fail("is malformed: ", data.size() - covered, " bytes at its end belong to no array");
-  std::sort(order.begin(), order.end());
-  for (auto& [begin, name] : order) names_.push_back(std::move(name));
+  if (covered > data.size())
+    refuse("is truncated: the header promises ", grouped(kLengthBytes + length + covered), " bytes, the file has ",
+           grouped(all.size()));
+  if (covered < data.size())
+    refuse("is malformed: the last ", grouped(data.size() - covered), " bytes belong to no array");
+
+  for (Item& item : items) {
+    names_.push_back(item.name);
+    const auto known =
+        std::find_if(kDtypes.begin(), kDtypes.end(), [&](const auto& d) { return item.dtype == d.name; });
+    if (known == kDtypes.end()) {
+      unsupported_.emplace(item.name, item.dtype);
+      continue;
+    }
+    std::span<const std::byte> bytes = data.subspan(item.begin, item.end - item.begin);
+    if (byte_count(known->size, item.shape) != bytes.size())
+      refuse("is malformed: the shape of ", quoted(item.name), " does not match its ", grouped(bytes.size()), " bytes");
+    if (reinterpret_cast<std::uintptr_t>(bytes.data()) % known->size != 0)
+      bytes = copies_.emplace_back(bytes.begin(), bytes.end());
+    views_.emplace(item.name, View{known->dtype, std::move(item.shape), bytes});
+  }
 }
 
 const SafetensorsFile::View& SafetensorsFile::at(const std::string& name) const {
-  const auto found = views_.find(name);
-  if (found == views_.end()) fail("lacks ", name);
-  return found->second;
+  if (const auto found = views_.find(name); found != views_.end()) return found->second;
+  if (const auto found = unsupported_.find(name); found != unsupported_.end())
+    refuse(path_.string(), " holds ", name, " as ", quoted(found->second), ", a type that is not supported");
+  refuse(path_.string(), " lacks ", name);
 }
 
-SafetensorsFile::Floats SafetensorsFile::floats(const std::string& name) const {
+template <class T>
+SafetensorsFile::Array<T> SafetensorsFile::values(const std::string& name, Dtype dtype) const {
   const View& view = at(name);
-  if (view.dtype != Dtype::f32) fail("holds ", name, " as ", entry_of(view.dtype).name, ", expected F32");
-  if (reinterpret_cast<std::uintptr_t>(view.bytes.data()) % alignof(float) != 0)
-    fail("holds ", name, " at an address that is no multiple of ", alignof(float));
-  return {view.shape, {reinterpret_cast<const float*>(view.bytes.data()), view.bytes.size() / sizeof(float)}};
+  if (view.dtype != dtype)
+    refuse(path_.string(), " holds ", name, " as ", entry_of(view.dtype).name, ", expected ", entry_of(dtype).name);
+  return {view.shape, {reinterpret_cast<const T*>(view.bytes.data()), view.bytes.size() / sizeof(T)}};
 }
+
+template SafetensorsFile::Array<float> SafetensorsFile::values(const std::string&, Dtype) const;
+template SafetensorsFile::Array<std::int64_t> SafetensorsFile::values(const std::string&, Dtype) const;
 
 }  // namespace minidl
