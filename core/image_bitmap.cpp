@@ -33,7 +33,8 @@ BmpHeader read_bmp_header(Bytes bytes, const std::string& name) {
   check_image(bytes.size() >= kFileHeaderBytes + info_bytes, name, "the BMP file is truncated");
 
   BmpHeader h{};
-  const std::int64_t height = old ? little16(bytes, 20) : static_cast<std::int32_t>(little32(bytes, 22));
+  // Negative where rows run from the top.
+  const std::int64_t height = old ? std::int64_t{little16(bytes, 20)} : static_cast<std::int32_t>(little32(bytes, 22));
   h.width = old ? little16(bytes, 18) : little32(bytes, 18);
   h.height = std::abs(height);
   h.bottom_up = height > 0;
@@ -102,7 +103,7 @@ Image decode_bmp(Bytes bytes, const std::string& name) {
   const std::size_t row_bits = static_cast<std::size_t>(h.width) * h.bits;
   const std::size_t stride = (row_bits + 31) / 32 * 4;
   check_image(h.pixels >= h.palette && h.pixels <= bytes.size() &&
-                  stride * static_cast<std::size_t>(h.height - 1) + (row_bits + 7) / 8 <= bytes.size() - h.pixels,
+                  stride * static_cast<std::size_t>(h.height) <= bytes.size() - h.pixels,
               name, "the BMP file is truncated");
 
   // Numbers without an entry stand for their grey, as in Pillow.

@@ -110,13 +110,10 @@ class TrainRun {
     return lines;
   }
 
-  // What counts of a run's results: every file, the checkpoints by their arrays.
-  std::map<std::string, std::vector<std::byte>> sheets() const {
-    std::map<std::string, std::vector<std::byte>> sheets;
-    for (const std::string& name : files_below(results() / "img", ".png")) {
-      const auto bytes = std::as_bytes(std::span(sheet_bytes_ = minidl::read_file(results() / "img" / name)));
-      sheets[name] = {bytes.begin(), bytes.end()};
-    }
+  std::map<std::string, std::vector<std::uint8_t>> sheets() const {
+    std::map<std::string, std::vector<std::uint8_t>> sheets;
+    for (const std::string& name : files_below(results() / "img", ".png"))
+      sheets[name] = minidl::read_file(results() / "img" / name);
     return sheets;
   }
 
