@@ -49,7 +49,7 @@ void for_each_flag(Options& o, F f) {
   f("seed", Kind::run, o.seed, "replays torch.manual_seed(seed) of the reference; -1 chooses one and records it",
     Range{-1, 9.2e18});
   f("threads", Kind::call, o.threads, "threads to compute with; 0 takes every core", Range{0, 1024});
-  f("benchmark_flag", Kind::call, o.benchmark_flag, "let the library search for the fastest convolution", Range{});
+  f("benchmark_flag", Kind::call, o.benchmark_flag, "let cuDNN search for the fastest convolution; as in the reference, nothing on the CPU", Range{});
 }
 
 std::string checkpoint_text(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
