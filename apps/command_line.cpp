@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <cxxopts.hpp>
@@ -52,7 +53,10 @@ void check_range(const std::string& name, T value, Range range) {
   const double number = static_cast<double>(value);
   if (number >= range.min && number <= range.max) return;
   const bool above = std::isfinite(range.min), below = std::isfinite(range.max);
-  throw UsageError(concat_text("--", name, " must be ", above && below ? "between " : above ? "at least " : "at most ",
+  throw UsageError(concat_text("--", name, " must be ",
+                               above && below ? "between "
+                               : above        ? "at least "
+                                              : "at most ",
                                above ? number_text(range.min) : "", above && below ? " and " : "",
                                below ? number_text(range.max) : "", ", not ", value));
 }
@@ -71,20 +75,35 @@ CommandLine::~CommandLine() = default;
 void CommandLine::flag(const std::string& name, bool& target, const std::string& help) {
   names_.insert(name);
   booleans_.insert(name);
-  options_->add_options()(
-      name, help, cxxopts::value<bool>(target)->default_value(default_text(target))->implicit_value("true"));
+  // The library shows a default of true, but not one of false.
+  options_->add_options()(name, target ? help : help + " (default: false)",
+                          cxxopts::value<bool>(target)->default_value(default_text(target))->implicit_value("true"));
+}
+
+template <class T>
+void CommandLine::number_flag(const std::string& name, T& target, const std::string& help, Range range) {
+  names_.insert(name);
+  const auto text = std::make_shared<std::string>();
+  options_->add_options()(name, help, cxxopts::value<std::string>(*text)->default_value(default_text(target)));
+  // Read here, because the library's message does not name the flag.
+  checks_.push_back([=, &target] {
+    const char* end = text->data() + text->size();
+    const auto [stop, error] = std::from_chars(text->data(), end, target);
+    if (stop != end || error != std::errc())
+      throw UsageError(concat_text("--", name, " must be a ", std::is_integral_v<T> ? "whole number" : "number",
+                                   error == std::errc::result_out_of_range
+                                       ? concat_text(", and '", *text, "' is out of range")
+                                       : concat_text(", not '", *text, "'")));
+    check_range(name, target, range);
+  });
 }
 
 void CommandLine::flag(const std::string& name, std::int64_t& target, const std::string& help, Range range) {
-  names_.insert(name);
-  options_->add_options()(name, help, cxxopts::value<std::int64_t>(target)->default_value(default_text(target)));
-  checks_.push_back([=, &target] { check_range(name, target, range); });
+  number_flag(name, target, help, range);
 }
 
 void CommandLine::flag(const std::string& name, double& target, const std::string& help, Range range) {
-  names_.insert(name);
-  options_->add_options()(name, help, cxxopts::value<double>(target)->default_value(default_text(target)));
-  checks_.push_back([=, &target] { check_range(name, target, range); });
+  number_flag(name, target, help, range);
 }
 
 void CommandLine::flag(const std::string& name, std::string& target, const std::string& help,
@@ -115,7 +134,8 @@ std::vector<std::string> CommandLine::with_joined_booleans(int argc, const char*
       break;
     }
     const std::size_t equals = word.find('=');
-    const std::string name = word.starts_with("--") ? word.substr(2, equals == std::string::npos ? equals : equals - 2) : "";
+    const std::string name =
+        word.starts_with("--") ? word.substr(2, equals == std::string::npos ? equals : equals - 2) : "";
     if (booleans_.count(name)) {
       if (equals != std::string::npos) {
         const std::string value = word.substr(equals + 1);

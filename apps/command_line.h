@@ -56,6 +56,8 @@ class CommandLine {
   bool given(const std::string& name) const { return given_.count(name) > 0; }
 
  private:
+  template <class T>
+  void number_flag(const std::string& name, T& target, const std::string& help, Range range);
   std::vector<std::string> with_joined_booleans(int argc, const char* const* argv) const;
   [[noreturn]] void fail_unknown(const std::string& flag) const;
 
@@ -63,15 +65,15 @@ class CommandLine {
   std::unique_ptr<cxxopts::Options> options_;
   std::set<std::string> names_, booleans_, given_;
   std::vector<std::string>* positional_ = nullptr;
-  std::vector<std::function<void()>> checks_;  // run after parsing
+  std::vector<std::function<void()>> checks_;  // run after parsing; those of numbers read them
 };
 
 // Runs a program's body: errors become one sentence on stderr and an exit code.
 //
 // First restarts the process once with a short GOMP_SPINCOUNT, unless the user has set a waiting policy. By default a
-// thread that waits for another spins for milliseconds; on a machine that runs anything else besides, the other thread is
-// then waiting for that very core, and a small step takes ten times as long. The runtime reads the variable only when it
-// is loaded, hence the restart.
+// thread that waits for another spins for milliseconds; on a machine that runs anything else besides, the other thread
+// is then waiting for that very core, and a small step takes ten times as long. The runtime reads the variable only
+// when it is loaded, hence the restart.
 int run_program(const std::string& program, char** argv, const std::function<int()>& body);
 
 }  // namespace minidl

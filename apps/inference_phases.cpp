@@ -1,7 +1,7 @@
 // The phases of train_ugatit that use a trained model: test and deploy.
+#include <unistd.h>
 #include <iostream>
 #include <set>
-#include <unistd.h>
 
 #include "apps/command_line.h"
 #include "apps/device.h"
@@ -53,13 +53,11 @@ void test_direction(const std::string& direction, Generator& forward, Generator&
                     std::int64_t& done) {
   const int size = static_cast<int>(options.image_size), channels = static_cast<int>(options.image_channels);
   std::size_t next = 0;
-  OrderedPipeline<ImageBatch> loader({.threads = 1, .capacity = 4},
-                                     [&]() -> std::optional<OrderedPipeline<ImageBatch>::Job> {
-                                       if (next == images.size()) return std::nullopt;
-                                       return [&, file = images.file(next++)] {
-                                         return load_resized(file, size, channels);
-                                       };
-                                     });
+  OrderedPipeline<ImageBatch> loader(
+      {.threads = 1, .capacity = 4}, [&]() -> std::optional<OrderedPipeline<ImageBatch>::Job> {
+        if (next == images.size()) return std::nullopt;
+        return [&, file = images.file(next++)] { return load_resized(file, size, channels); };
+      });
   std::set<fs::path> taken;
   for (std::size_t i = 0; i < images.size() && !interrupted(); ++i) {
     const ImageBatch image = *loader.next();
@@ -87,7 +85,8 @@ int test(const TrainCommand& command) {
   install_interrupt_handler();
   Ugatit& model = *trained.model;
   std::int64_t done = 0;
-  Progress progress(std::cout, isatty(STDOUT_FILENO), 0, static_cast<std::int64_t>(test_a.size() + test_b.size()));
+  Progress progress(std::cout, isatty(STDOUT_FILENO), "images", 0,
+                    static_cast<std::int64_t>(test_a.size() + test_b.size()));
   test_direction("A2B", model.genA2B, model.genB2A, test_a, model.options, folder, device, progress, done);
   test_direction("B2A", model.genB2A, model.genA2B, test_b, model.options, folder, device, progress, done);
   progress.finish();

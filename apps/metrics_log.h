@@ -15,8 +15,8 @@ class MetricsLog {
   // later, a torn last line included, belongs to work that was lost. Throws Error if the file cannot be written.
   MetricsLog(std::filesystem::path file, std::int64_t last);
 
-  // Appends a line and hands it to the system at once, so that a killed process loses none. Throws Error when the disk is
-  // full.
+  // Appends a line and hands it to the system at once, so that a killed process loses none. Throws Error when the disk
+  // is full.
   void append(std::int64_t iteration, const UgatitLosses& losses, double lr, double seconds);
 
  private:

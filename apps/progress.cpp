@@ -30,9 +30,10 @@ std::string duration_text(double seconds) {
   return out.str();
 }
 
-Progress::Progress(std::ostream& out, bool terminal, std::int64_t done, std::int64_t total)
+Progress::Progress(std::ostream& out, bool terminal, std::string unit, std::int64_t done, std::int64_t total)
     : out_(out),
       terminal_(terminal),
+      unit_(std::move(unit)),
       first_(done),
       total_(total),
       done_(done),
@@ -50,7 +51,7 @@ std::string Progress::rendered() const {
     for (int i = 0; i < kBarWidth; ++i) line << (i < filled ? "█" : " ");
     line << '|';
   }
-  line << std::fixed << std::setprecision(rate < 10 ? 2 : 1) << ' ' << rate << " it/s";
+  line << std::fixed << std::setprecision(rate < 10 ? 2 : 1) << ' ' << rate << ' ' << unit_ << "/s";
   if (rate > 0) line << ", ETA " << duration_text(static_cast<double>(total_ - done_) / rate);
   line << text_;
   return line.str();
@@ -72,12 +73,6 @@ void Progress::update(std::int64_t done, const std::string& text) {
   text_ = text;
   pending_ = true;
   if (Clock::now() >= next_print_) print();
-}
-
-void Progress::message(const std::string& line) {
-  if (open_bar_) out_ << "\r\033[K";
-  out_ << line << std::endl;
-  open_bar_ = false;
 }
 
 void Progress::finish() {

@@ -10,13 +10,11 @@ namespace minidl {
 
 class Progress {
  public:
-  // Counts from `done` to `total`. `terminal`: whether `out` redraws lines.
-  Progress(std::ostream& out, bool terminal, std::int64_t done, std::int64_t total);
+  // Counts from `done` to `total`, in units such as "it" or "images". `terminal`: whether `out` redraws lines.
+  Progress(std::ostream& out, bool terminal, std::string unit, std::int64_t done, std::int64_t total);
 
   // `done` units are finished; `text` follows the counts. Prints if it is time to.
   void update(std::int64_t done, const std::string& text);
-  // Prints a line of its own without tearing the bar.
-  void message(const std::string& line);
   // The last state, for good.
   void finish();
 
@@ -28,6 +26,7 @@ class Progress {
 
   std::ostream& out_;
   const bool terminal_;
+  const std::string unit_;
   const std::int64_t first_, total_;
   std::int64_t done_;
   std::string text_;

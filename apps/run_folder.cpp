@@ -90,6 +90,8 @@ std::unique_ptr<SafetensorsFile> RunFolder::newest_checkpoint(
       report(concat_text("skipping a damaged checkpoint: ", error.what()));
     }
   }
+  check(newest || files.empty(), "no file in ", (root_ / "model").string(),
+        " is a training checkpoint that can be read; restore one, or train anew with --overwrite true");
   return newest;
 }
 

@@ -22,13 +22,15 @@ template <class Options, class F>
 void for_each_flag(Options& o, F f) {
   using Words = std::initializer_list<std::string>;
   f("phase", Kind::call, o.phase, "what to do: train, test or deploy", Words{"train", "test", "deploy"});
-  f("dataset", Kind::call, o.dataset, "a folder name under dataset/, or a path, with trainA, trainB, testA, testB", Words{});
+  f("dataset", Kind::call, o.dataset, "a folder name under dataset/, or a path, with trainA, trainB, testA, testB",
+    Words{});
   f("result_dir", Kind::call, o.result_dir, "where results go, in a folder named after the data set", Words{});
   f("device", Kind::call, o.device, "where to compute", Words{"auto", "cpu", "cuda"});
   f("light", Kind::network, o.light, "the light model: ten million parameters a generator, any image size", Range{});
   f("ch", Kind::network, o.ch, "base channels", Range{1, 1024});
   f("n_res", Kind::network, o.n_res, "residual blocks", Range{1, 64});
-  f("n_dis", Kind::network, o.n_dis, "depth of the discriminators: global n_dis + 1 layers, local n_dis - 1", Range{4, 10});
+  f("n_dis", Kind::network, o.n_dis, "depth of the discriminators: global n_dis + 1 layers, local n_dis - 1",
+    Range{4, 10});
   f("img_size", Kind::network, o.img_size, "side of the images in pixels, a multiple of 4", Range{1, 8192});
   f("img_ch", Kind::network, o.img_ch, "channels of the images: 3, or 1 for grey", Range{1, 3});
   f("iteration", Kind::run, o.iteration, "iterations to train in all", Range{1, kMany});
@@ -49,10 +51,13 @@ void for_each_flag(Options& o, F f) {
   f("seed", Kind::run, o.seed, "replays torch.manual_seed(seed) of the reference; -1 chooses one and records it",
     Range{-1, 9.2e18});
   f("threads", Kind::call, o.threads, "threads to compute with; 0 takes every core", Range{0, 1024});
-  f("benchmark_flag", Kind::call, o.benchmark_flag, "let cuDNN search for the fastest convolution; as in the reference, nothing on the CPU", Range{});
+  f("benchmark_flag", Kind::call, o.benchmark_flag,
+    "let cuDNN search for the fastest convolution; as in the reference, nothing on the CPU", Range{});
 }
 
-std::string checkpoint_text(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+std::string checkpoint_text(const nlohmann::json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
 
 }  // namespace
 
@@ -104,9 +109,10 @@ std::optional<TrainCommand> parse_train_command(int argc, const char* const* arg
                                  o.img_size / 4 * 4, " and ", o.img_size / 4 * 4 + 4));
   const std::int64_t smallest = Discriminator::smallest_image(o.n_dis + 1);
   if (o.img_size < smallest)
-    throw UsageError(concat_text("--img_size ", o.img_size, " is too small for the discriminators; with --n_dis ", o.n_dis,
-                                 " it must be at least ", smallest));
-  if (o.resume && o.overwrite) throw UsageError("--resume continues a run and --overwrite deletes it: give one of them");
+    throw UsageError(concat_text("--img_size ", o.img_size, " is too small for the discriminators; with --n_dis ",
+                                 o.n_dis, " it must be at least ", smallest));
+  if (o.resume && o.overwrite)
+    throw UsageError("--resume continues a run and --overwrite deletes it: give one of them");
   return command;
 }
 
@@ -131,9 +137,10 @@ TrainOptions merged_options(const TrainOptions& stored, const TrainCommand& comm
   nlohmann::json merged = before;
   for_each_flag(stored, [&](const char* name, Kind kind, const auto&, const char*, const auto&) {
     if (kind == Kind::call || !command.given.count(name) || wanted[name] == before[name]) return;
-    const std::string change = concat_text("--", name, ": ", checkpoint_text(wanted[name]), " instead of the checkpoint's ",
-                                           checkpoint_text(before[name]));
-    check(kind != Kind::network, change, " would be another network; leave the flag out, or train anew with --overwrite true");
+    const std::string change = concat_text("--", name, ": ", checkpoint_text(wanted[name]),
+                                           " instead of the checkpoint's ", checkpoint_text(before[name]));
+    check(kind != Kind::network, change,
+          " would be another network; leave the flag out, or train anew with --overwrite true");
     if (std::string(name) == "seed") {
       notes.push_back("--seed: ignored, a resumed run continues its own random numbers");
       return;

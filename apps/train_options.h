@@ -62,8 +62,8 @@ std::optional<TrainCommand> parse_train_command(int argc, const char* const* arg
 nlohmann::json to_json(const TrainOptions& options);
 TrainOptions train_options_from_json(const nlohmann::json& json);
 
-// The options of a resumed run: what the checkpoint stored, overridden by the flags given anew, each override described by
-// a line in `notes`. Throws Error if a flag that fixes the networks differs.
+// The options of a resumed run: what the checkpoint stored, overridden by the flags given anew, each override described
+// by a line in `notes`. Throws Error if a flag that fixes the networks differs.
 TrainOptions merged_options(const TrainOptions& stored, const TrainCommand& command, std::vector<std::string>& notes);
 
 }  // namespace minidl

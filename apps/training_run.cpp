@@ -60,13 +60,15 @@ class TrainingRun {
     for (const ImageFolder* images : {&images_.train_a, &images_.train_b, &images_.test_a, &images_.test_b})
       report_unread(*images);
     std::unique_ptr<SafetensorsFile> start;
-    if (command.options.resume)
+    if (command.options.resume) {
       start = folder_.newest_checkpoint(warn);
-    else if (command.options.overwrite)
+      if (!start) std::cout << "there is no checkpoint in " << folder_.root().string() << "; beginning anew\n";
+    } else if (command.options.overwrite) {
       folder_.clear();
-    else
+    } else {
       check(!folder_.has_results(), "there are results of an earlier run in ", folder_.root().string(),
             "; continue it with --resume true, or delete it with --overwrite true");
+    }
     start ? resume(command, *start) : begin(command);
     std::cout << run_summary(options_, *model_, folder_, threads_) << std::flush;
   }
@@ -89,7 +91,7 @@ class TrainingRun {
                        .threads = 2,
                        .capacity = 4},
                       data_state_);
-    Progress progress(std::cout, isatty(STDOUT_FILENO), step_, options_.iteration);
+    Progress progress(std::cout, isatty(STDOUT_FILENO), "it", step_, options_.iteration);
     install_interrupt_handler();
     while (step_ < options_.iteration && !interrupted()) {
       const auto start = Clock::now();
@@ -99,7 +101,8 @@ class TrainingRun {
       const std::string broken = losses.first_not_finite();
       if (!broken.empty()) {
         progress.finish();
-        fail("iteration ", images.step, ": ", broken, " is not finite, so training has stopped; nothing was overwritten, ",
+        fail("iteration ", images.step, ": ", broken,
+             " is not finite, so training has stopped; nothing was overwritten, ",
              "and --resume true continues from the last checkpoint (a lower --lr may help)");
       }
       metrics.append(images.step, losses, trainer_->lr(), seconds);
@@ -188,7 +191,8 @@ class TrainingRun {
 
   static std::string losses_text(const UgatitLosses& losses) {
     std::ostringstream text;
-    text << std::fixed << std::setprecision(4) << ", d_loss " << losses.discriminator << ", g_loss " << losses.generator;
+    text << std::fixed << std::setprecision(4) << ", d_loss " << losses.discriminator << ", g_loss "
+         << losses.generator;
     return text.str();
   }
 

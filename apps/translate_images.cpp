@@ -23,7 +23,7 @@ int main(int argc, char** argv) {
     Translator translator(load_translation_model(*options), *options, device);
     install_interrupt_handler();
     const auto total = static_cast<std::int64_t>(plan.items.size());
-    Progress progress(std::cout, isatty(STDOUT_FILENO), 0, total);
+    Progress progress(std::cout, isatty(STDOUT_FILENO), "images", 0, total);
     std::int64_t done = 0;
     const std::int64_t failed = translator.run(
         plan, interrupted, [&](std::int64_t count) { progress.update(done = count, ""); }, report);

@@ -7,12 +7,14 @@ namespace minidl {
 std::optional<TranslateOptions> parse_translate_command(int argc, const char* const* argv) {
   TranslateOptions o;
   std::vector<std::string> words;
-  CommandLine line("translate_images",
-                   "Translates images with a trained U-GAT-IT. INPUT are images, folders or both; OUTPUT is a file for one "
-                   "image, else a folder.");
+  CommandLine line(
+      "translate_images",
+      "Translates images with a trained U-GAT-IT. INPUT are images, folders or both; OUTPUT is a file for one "
+      "image, else a folder.");
   line.flag("checkpoint", o.checkpoint, "a training checkpoint or a deployed generator (.safetensors)");
   line.flag("direction", o.direction, "A2B or B2A; A2B unless the file holds only the other", {"", "A2B", "B2A"});
-  line.flag("size", o.size, "side in pixels that images are resized to, or native for the image's own size (light models)");
+  line.flag("size", o.size,
+            "side in pixels that images are resized to, or native for the image's own size (light models)");
   line.flag("heatmap", o.heatmap, "also write NAME_heatmap: the attention of the model over the image");
   line.flag("strip", o.strip, "also write NAME_strip: image, heat maps, translation and way back, one below the other");
   line.flag("keep_size", o.keep_size, "bring the result back to the size of the source");

@@ -13,7 +13,8 @@ namespace fs = std::filesystem;
 
 std::string lower_extension(const fs::path& path) {
   std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) { return std::tolower(c); });
+  std::transform(extension.begin(), extension.end(), extension.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
   return extension;
 }
 
@@ -25,8 +26,8 @@ fs::path output_file(const TranslateOptions& o) {
   const std::string extension = lower_extension(path);
   const std::string named = extension == ".png" ? "png" : extension == ".jpg" || extension == ".jpeg" ? "jpg" : "";
   check(extension.empty() || !named.empty(), "cannot write ", path.string(), ": results are .png or .jpg");
-  check(named.empty() || o.format.empty() || named == o.format, "OUTPUT ", path.string(), " does not agree with --format ",
-        o.format);
+  check(named.empty() || o.format.empty() || named == o.format, "OUTPUT ", path.string(),
+        " does not agree with --format ", o.format);
   if (!named.empty()) return path;
   return path.string() + "." + (o.format.empty() ? "png" : o.format);
 }
@@ -61,8 +62,7 @@ TranslationPlan plan_translation(const TranslateOptions& o) {
   TranslationPlan plan;
   const fs::path output = o.output;
   const std::string extension = o.format.empty() ? ".png" : "." + o.format;
-  for (const std::string& input : o.inputs)
-    check(fs::exists(input), "there is no file or folder ", input);
+  for (const std::string& input : o.inputs) check(fs::exists(input), "there is no file or folder ", input);
   if (o.inputs.size() == 1 && !fs::is_directory(o.inputs[0]) && !names_folder(output)) {
     plan.items.push_back(item_for(o, o.inputs[0], output_file(o)));
   } else {

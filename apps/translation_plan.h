@@ -21,8 +21,8 @@ struct TranslationPlan {
   std::vector<std::filesystem::path> unsupported;  // found in folders, of a format that cannot be read
 };
 
-// Lists the inputs, folders recursively, and names the outputs: structure and names kept, extension by format. Throws Error
-// if an input does not exist, two outputs would be the same file, or an output would replace an input.
+// Lists the inputs, folders recursively, and names the outputs: structure and names kept, extension by format. Throws
+// Error if an input does not exist, two outputs would be the same file, or an output would replace an input.
 TranslationPlan plan_translation(const TranslateOptions& options);
 
 }  // namespace minidl

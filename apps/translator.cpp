@@ -102,7 +102,8 @@ std::vector<Translator::Result> Translator::compute(std::vector<Loaded>& batch) 
   const ComputeSize size = batch.front().size;
   const std::int64_t n = static_cast<std::int64_t>(batch.size()), channels = batch.front().image.channels;
   std::vector<std::uint8_t> pixels;
-  for (const Loaded& loaded : batch) pixels.insert(pixels.end(), loaded.image.pixels.begin(), loaded.image.pixels.end());
+  for (const Loaded& loaded : batch)
+    pixels.insert(pixels.end(), loaded.image.pixels.begin(), loaded.image.pixels.end());
   const Tensor real = images_to_tensor(pixels, n, size.height, size.width, channels, device_);
   const Generator::Output fake = model_.forward(real);
   std::optional<Generator::Output> same, cycle;
@@ -160,18 +161,17 @@ std::int64_t Translator::run(const TranslationPlan& plan, const std::function<bo
     std::string error;
   };
   std::size_t next = 0;
-  OrderedPipeline<Arrival> loader(
-      {.threads = 1, .capacity = static_cast<int>(2 * options_.batch_size + 2)},
-      [&]() -> std::optional<OrderedPipeline<Arrival>::Job> {
-        if (next == plan.items.size()) return std::nullopt;
-        return [this, &item = plan.items[next++]]() -> Arrival {
-          try {
-            return {load(item), ""};
-          } catch (const Error& error) {
-            return {std::nullopt, error.what()};
-          }
-        };
-      });
+  OrderedPipeline<Arrival> loader({.threads = 1, .capacity = static_cast<int>(2 * options_.batch_size + 2)},
+                                  [&]() -> std::optional<OrderedPipeline<Arrival>::Job> {
+                                    if (next == plan.items.size()) return std::nullopt;
+                                    return [this, &item = plan.items[next++]]() -> Arrival {
+                                      try {
+                                        return {load(item), ""};
+                                      } catch (const Error& error) {
+                                        return {std::nullopt, error.what()};
+                                      }
+                                    };
+                                  });
 
   std::int64_t done = 0, failed = 0;
   const auto finish = [&](const std::string& error) {

@@ -28,8 +28,8 @@ TranslationModel load_translation_model(const TranslateOptions& options);
 
 // How an image is brought to the size at which it is computed.
 struct ComputeSize {
-  int width = 0, height = 0;    // what the network sees
-  int cut_width, cut_height;    // of that, the part that is the image; the rest is padding to a multiple of 4
+  int width = 0, height = 0;  // what the network sees
+  int cut_width, cut_height;  // of that, the part that is the image; the rest is padding to a multiple of 4
 };
 
 class Translator {

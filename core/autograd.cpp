@@ -51,6 +51,7 @@ NoGrad::~NoGrad() { recording = previous_; }
 bool grad_enabled() { return recording; }
 
 Frozen::Frozen(std::vector<Parameter*> parameters) : parameters_(std::move(parameters)) {
+  std::erase_if(parameters_, [](const Parameter* p) { return !p->tensor().requires_grad(); });
   for (Parameter* p : parameters_) p->tensor().set_requires_grad(false);
 }
 Frozen::~Frozen() {

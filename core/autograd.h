@@ -1,7 +1,8 @@
 // Reverse-mode differentiation over a graph that the operations record while they run.
 //
 // Invariants
-//  - A node is a leaf (a parameter: no closure, keeps its gradient) or the result of an operation (closure, gradient only
+//  - A node is a leaf (a parameter: no closure, keeps its gradient) or the result of an operation (closure, gradient
+//  only
 //    while backward passes through it).
 //  - Gradients accumulate in leaves until zero_grad. A gradient has the shape and layout of its tensor.
 //  - backward frees closures, and the memory they hold, as it goes. A second backward through a freed node throws.
@@ -59,7 +60,8 @@ class NoGrad {
 };
 bool grad_enabled();
 
-// While one lives, these parameters count as constants: operations recorded meanwhile compute no gradient for them.
+// While one lives, these parameters count as constants: operations recorded meanwhile compute no gradient for them. May
+// be nested.
 class Frozen {
  public:
   explicit Frozen(std::vector<Parameter*> parameters);
@@ -68,18 +70,19 @@ class Frozen {
   Frozen& operator=(const Frozen&) = delete;
 
  private:
-  std::vector<Parameter*> parameters_;
+  std::vector<Parameter*> parameters_;  // those that this one has frozen
 };
 
 // True if an operation on these inputs has to be recorded. Lets an operation skip what only backward needs.
 bool any_requires_grad(std::initializer_list<Tensor> inputs);
 
-// Attaches to y, the result of `op` on `inputs`, the closure that turns its gradient into theirs, if any input wants one.
-// An undefined tensor may stand for an optional input. Returns y. This is how an operation of one's own joins the graph.
+// Attaches to y, the result of `op` on `inputs`, the closure that turns its gradient into theirs, if any input wants
+// one. An undefined tensor may stand for an optional input. Returns y. This is how an operation of one's own joins the
+// graph.
 Tensor record(const char* op, Tensor y, std::initializer_list<Tensor> inputs, BackwardFunction backward);
 
-// Accumulates into every leaf the gradient of sum over roots of <root, cotangent>, and frees the graph. Throws Error if a
-// root is not recorded, a cotangent differs in shape from its root, or the graph was freed before.
+// Accumulates into every leaf the gradient of sum over roots of <root, cotangent>, and frees the graph. Throws Error if
+// a root is not recorded, a cotangent differs in shape from its root, or the graph was freed before.
 void backward(const std::vector<std::pair<Tensor, Tensor>>& roots_and_cotangents);
 
 }  // namespace minidl

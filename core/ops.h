@@ -1,7 +1,8 @@
 // The differentiable operations. Each checks its arguments, calls the backend and records its gradient.
 //
 // Invariants
-//  - Arguments named x are images [N, C, H, W] unless said otherwise; weights are plain. All tensors of one call live on
+//  - Arguments named x are images [N, C, H, W] unless said otherwise; weights are plain. All tensors of one call live
+//  on
 //    one device.
 //  - A shape that does not fit throws Error naming the operation, the shapes and what was expected.
 //  - Results are new tensors.
@@ -13,7 +14,8 @@
 
 namespace minidl {
 
-// --- convolution and linear ----------------------------------------------------------------------------------------------
+// --- convolution and linear
+// ----------------------------------------------------------------------------------------------
 struct ConvOptions {
   std::int64_t stride = 1;
   std::int64_t padding = 0;  // zeros on all four sides; for reflection see reflection_pad2d
@@ -24,28 +26,31 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Co
 // x [N, I] times weight [O, I] transposed, plus bias [O] or undefined: [N, O].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 
-// --- geometry ------------------------------------------------------------------------------------------------------------
-// Mirrors `pad` pixels on all sides without repeating the edge (torch.nn.ReflectionPad2d); pad < H and pad < W.
+// --- geometry
+// ------------------------------------------------------------------------------------------------------------ Mirrors
+// `pad` pixels on all sides without repeating the edge (torch.nn.ReflectionPad2d); pad < H and pad < W.
 Tensor reflection_pad2d(const Tensor& x, std::int64_t pad);
 // Repeats each pixel `scale` times along both axes (torch.nn.Upsample, mode nearest).
 Tensor upsample_nearest(const Tensor& x, std::int64_t scale = 2);
 // [N, C, H, W] to a matrix [N, C H W] in logical order.
 Tensor flatten(const Tensor& x);
 
-// --- normalisation -------------------------------------------------------------------------------------------------------
+// --- normalisation
+// -------------------------------------------------------------------------------------------------------
 struct NormOptions {
   float eps = 1e-5f;  // inside the root
   bool relu = false;  // fuse a ReLU behind the norm
 };
-// Instance norm without affine part: over H, W with the biased variance (torch.nn.InstanceNorm2d). A residual, if given,
-// is added last.
+// Instance norm without affine part: over H, W with the biased variance (torch.nn.InstanceNorm2d). A residual, if
+// given, is added last.
 Tensor instance_norm(const Tensor& x, NormOptions options = {}, const Tensor& residual = {});
 // ILN and AdaILN (U-GAT-IT, eq. 3): gamma * (rho * IN(x) + (1 - rho) * LN(x)) + beta, both variances unbiased. rho
 // [1, C, 1, 1]; gamma and beta [1, C, 1, 1] (ILN) or [N, C], one style per sample (AdaILN). Needs more than one pixel.
 Tensor layer_instance_norm(const Tensor& x, const Tensor& rho, const Tensor& gamma, const Tensor& beta,
                            NormOptions options = {}, const Tensor& residual = {});
 
-// --- pointwise, any shape and layout -------------------------------------------------------------------------------------
+// --- pointwise, any shape and layout
+// -------------------------------------------------------------------------------------
 Tensor relu(const Tensor& x);
 Tensor leaky_relu(const Tensor& x, float slope = 0.01f);
 Tensor tanh(const Tensor& x);
@@ -54,8 +59,9 @@ Tensor operator+(const Tensor& a, const Tensor& b);  // equal shapes
 Tensor operator*(const Tensor& a, const Tensor& b);  // equal shapes
 Tensor operator*(float factor, const Tensor& x);
 
-// --- channels ------------------------------------------------------------------------------------------------------------
-// Mean over H, W: [N, C].
+// --- channels
+// ------------------------------------------------------------------------------------------------------------ Mean
+// over H, W: [N, C].
 Tensor global_mean(const Tensor& x);
 struct MeanMax {
   Tensor mean, max;  // [N, C] each
@@ -69,20 +75,23 @@ Tensor scale_channels(const Tensor& x, const Tensor& s);
 // Sum over channels: [N, 1, H, W].
 Tensor sum_channels(const Tensor& x);
 
-// --- reductions and losses: tensors of one element, means over all elements -----------------------------------------------
+// --- reductions and losses: tensors of one element, means over all elements
+// -----------------------------------------------
 Tensor mean(const Tensor& x);
 Tensor mse_loss(const Tensor& x, float target);
 Tensor l1_loss(const Tensor& x, const Tensor& target);  // target gets no gradient
 Tensor bce_with_logits_loss(const Tensor& logits, float target);
 
-// --- spectral norm ---------------------------------------------------------------------------------------------------------
-// weight / sigma, where sigma = u^T W v for the weight as a matrix W [O, rest]; u [O], v [rest]. If iterate, one power
-// iteration renews u and v first: their buffers are replaced, so that an earlier result keeps the u and v it was made
-// with (torch.nn.utils.spectral_norm).
+// --- spectral norm
+// --------------------------------------------------------------------------------------------------------- weight /
+// sigma, where sigma = u^T W v for the weight as a matrix W [O, rest]; u [O], v [rest]. If iterate, one power iteration
+// renews u and v first: their buffers are replaced, so that an earlier result keeps the u and v it was made with
+// (torch.nn.utils.spectral_norm).
 Tensor spectral_norm(const Tensor& weight, Buffer& u, Buffer& v, bool iterate);
 
-// --- images in and out -------------------------------------------------------------------------------------------------------
-// Bytes [N, H, W, C] of equally sized images to values in [-1, 1].
+// --- images in and out
+// ------------------------------------------------------------------------------------------------------- Bytes [N, H,
+// W, C] of equally sized images to values in [-1, 1].
 Tensor images_to_tensor(std::span<const std::uint8_t> bytes, std::int64_t n, std::int64_t height, std::int64_t width,
                         std::int64_t channels, DeviceType device = DeviceType::cpu);
 // Image n of a batch in [-1, 1], rounded to bytes as the reference saves pictures; C is 1 or 3.

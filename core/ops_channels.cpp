@@ -29,8 +29,7 @@ MeanMax global_mean_max(const Tensor& x) {
   const Storage argmax(x.device(), static_cast<std::size_t>(dims.n * dims.c) * sizeof(std::int32_t));
   auto* positions = static_cast<std::int32_t*>(argmax.data());
   backend(x).global_pool_forward(dims, x.data(), mean.data(), max.data(), positions);
-  return {record_mean(mean, x),
-          record("global_max", max, {x}, [dims, argmax](const Tensor& gy, const Needs&) -> Grads {
+  return {record_mean(mean, x), record("global_max", max, {x}, [dims, argmax](const Tensor& gy, const Needs&) -> Grads {
             const Tensor gx = Tensor::empty({dims.n, dims.c, dims.h, dims.w}, gy.device());
             backend(gy).global_max_backward(dims, gy.data(), static_cast<const std::int32_t*>(argmax.data()),
                                             gx.data());

@@ -26,7 +26,8 @@ inline void require_same(const char* op, const Tensor& a, const Tensor& b) {
   require_defined(op, a);
   require_defined(op, b);
   check(a.shape() == b.shape(), op, ": shapes ", a.shape(), " and ", b.shape(), " differ");
-  check(a.block() == b.block(), op, ": of two tensors of shape ", a.shape(), " one is an image, the other plain memory");
+  check(a.block() == b.block(), op, ": of two tensors of shape ", a.shape(),
+        " one is an image, the other plain memory");
   check(a.device() == b.device(), op, ": the tensors are on different devices");
 }
 

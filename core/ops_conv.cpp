@@ -50,8 +50,8 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOpt
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   require_defined("linear", x);
   const Shape& w = weight.shape();
-  check(x.rank() == 2 && weight.rank() == 2 && x.shape()[1] == w[1], "linear: input ", x.shape(), " does not fit weight ",
-        w, ", which expects [N, ", weight.rank() == 2 ? w[1] : 0, "]");
+  check(x.rank() == 2 && weight.rank() == 2 && x.shape()[1] == w[1], "linear: input ", x.shape(),
+        " does not fit weight ", w, ", which expects [N, ", weight.rank() == 2 ? w[1] : 0, "]");
   check(x.size() > 0 && weight.size() > 0, "linear: input ", x.shape(), " or weight ", w, " is empty");
   check(!bias.defined() || bias.shape() == Shape{w[0]}, "linear: weight ", w, " expects a bias [", w[0], "], got ",
         bias.shape());

@@ -19,9 +19,9 @@ Tensor norm(const char* op, const Tensor& x, const Tensor& rho, const Tensor& ga
                   const auto like = [&](int input, const Tensor& t) { return needs[input] ? empty_like(t) : Tensor(); };
                   const Tensor gx = like(0, x), grho = like(1, rho), ggamma = like(2, gamma), gbeta = like(3, beta);
                   if (gx.defined() || grho.defined() || ggamma.defined() || gbeta.defined())
-                    backend(x).norm_backward(spec, x.data(), data_or_null(rho), data_or_null(gamma),
-                                             data_or_null(beta), stats.data(), gy.data(), data_or_null(gx),
-                                             data_or_null(grho), data_or_null(ggamma), data_or_null(gbeta));
+                    backend(x).norm_backward(spec, x.data(), data_or_null(rho), data_or_null(gamma), data_or_null(beta),
+                                             stats.data(), gy.data(), data_or_null(gx), data_or_null(grho),
+                                             data_or_null(ggamma), data_or_null(gbeta));
                   return {gx, grho, ggamma, gbeta, gy};
                 });
 }
@@ -38,7 +38,8 @@ Tensor layer_instance_norm(const Tensor& x, const Tensor& rho, const Tensor& gam
   require_image("layer_instance_norm", x);
   for (const Tensor& parameter : {rho, gamma, beta}) require_defined("layer_instance_norm", parameter);
   const std::int64_t n = x.shape()[0], c = x.shape()[1];
-  check(rho.size() == c, "layer_instance_norm: input ", x.shape(), " expects rho [1, ", c, ", 1, 1], got ", rho.shape());
+  check(rho.size() == c, "layer_instance_norm: input ", x.shape(), " expects rho [1, ", c, ", 1, 1], got ",
+        rho.shape());
   check(gamma.shape() == beta.shape(), "layer_instance_norm: gamma ", gamma.shape(), " and beta ", beta.shape(),
         " differ in shape");
   const bool per_sample = gamma.shape() == Shape{n, c};
@@ -66,8 +67,8 @@ Tensor spectral_norm(const Tensor& weight, Buffer& u, Buffer& v, bool iterate) {
   backend(weight).spectral_norm_forward(rows, cols, iterate, weight.data(), u.tensor().data(), v.tensor().data(),
                                         sigma.data(), normalised.data());
   return record("spectral_norm", normalised, {weight},
-                [rows, cols, weight = weight.detach(), u = u.tensor(), v = v.tensor(), sigma](
-                    const Tensor& gy, const Needs&) -> Grads {
+                [rows, cols, weight = weight.detach(), u = u.tensor(), v = v.tensor(), sigma](const Tensor& gy,
+                                                                                              const Needs&) -> Grads {
                   const Tensor gw = empty_like(weight);
                   backend(weight).spectral_norm_backward(rows, cols, weight.data(), u.data(), v.data(), sigma.data(),
                                                          gy.data(), gw.data());

@@ -12,7 +12,8 @@
 namespace minidl {
 namespace {
 
-// Single-precision logarithm, sine and cosine by the Cephes polynomials, rounded as PyTorch's vectorised code rounds them.
+// Single-precision logarithm, sine and cosine by the Cephes polynomials, rounded as PyTorch's vectorised code rounds
+// them.
 float log_float(float u) {
   int exponent = 0;
   const float mantissa = std::frexp(u, &exponent);

@@ -1,7 +1,8 @@
 // Device memory with shared ownership, drawn from a caching pool.
 //
 // Invariants
-//  - A buffer returns to its device's pool when its last owner goes, and is handed out again for the next request of the
+//  - A buffer returns to its device's pool when its last owner goes, and is handed out again for the next request of
+//  the
 //    same size class: a training loop asks the system for memory in its first iteration only.
 //  - The pool may be used from any thread.
 #pragma once

@@ -15,7 +15,9 @@ std::int64_t image_block(const Shape& shape, DeviceType device) {
 Tensor::Tensor(const Shape& shape, DeviceType device, std::int64_t block)
     : shape_(shape), storage_(device, static_cast<std::size_t>(shape.size()) * sizeof(float)), block_(block) {}
 
-Tensor Tensor::empty(const Shape& shape, DeviceType device) { return Tensor(shape, device, image_block(shape, device)); }
+Tensor Tensor::empty(const Shape& shape, DeviceType device) {
+  return Tensor(shape, device, image_block(shape, device));
+}
 
 Tensor Tensor::empty_plain(const Shape& shape, DeviceType device) { return Tensor(shape, device, 1); }
 

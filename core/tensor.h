@@ -31,8 +31,7 @@ class Tensor {
   static Tensor full(const Shape& shape, float value, DeviceType device = DeviceType::cpu);
   // From shape.size() values in logical order. Throws Error when the count differs.
   static Tensor from_host(const Shape& shape, std::span<const float> values, DeviceType device = DeviceType::cpu);
-  static Tensor plain_from_host(const Shape& shape, std::span<const float> values,
-                                DeviceType device = DeviceType::cpu);
+  static Tensor plain_from_host(const Shape& shape, std::span<const float> values, DeviceType device = DeviceType::cpu);
 
   bool defined() const { return static_cast<bool>(storage_); }
   const Shape& shape() const { return shape_; }

@@ -3,7 +3,8 @@
 // Invariants
 //  - Every pointer is device memory of this backend unless its comment says "host".
 //  - Arithmetic is float32; sums that decide a statistic or a loss are accumulated more precisely than one float.
-//  - An *image* buffer holds logical (n, c, h, w) values with channels in blocks (ImageDims::index); a *plain* buffer is
+//  - An *image* buffer holds logical (n, c, h, w) values with channels in blocks (ImageDims::index); a *plain* buffer
+//  is
 //    row-major. Weights, vectors and everything of rank below 4 are plain.
 //  - A nullable pointer is marked "or null"; a null output is not computed.
 //  - Outputs never alias inputs unless a comment says "in place".
@@ -98,7 +99,8 @@ class Backend {
   // Bytes (n, h, w, c) to an image in [-1, 1]: (p / 255 - 0.5) / 0.5, in float.
   virtual void bytes_to_image(const ImageDims& dims, const std::uint8_t* bytes, float* image) = 0;
 
-  // --- convolution and linear (bias and gbias are (out) or null) ------------------------------------------------------
+  // --- convolution and linear (bias and gbias are (out) or null)
+  // ------------------------------------------------------
   virtual void conv_forward(const ConvDims& dims, const float* x, const float* w, const float* bias, float* y) = 0;
   virtual void conv_backward_data(const ConvDims& dims, const float* gy, const float* w, float* gx) = 0;
   virtual void conv_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw,
@@ -116,8 +118,9 @@ class Backend {
   virtual void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, const float* x, float* y) = 0;
   virtual void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) = 0;
 
-  // --- normalisation --------------------------------------------------------------------------------------------------
-  // rho (c), gamma and beta (c) or (n, c); all three null for instance norm. residual (an image, or null) is added last.
+  // --- normalisation
+  // -------------------------------------------------------------------------------------------------- rho (c), gamma
+  // and beta (c) or (n, c); all three null for instance norm. residual (an image, or null) is added last.
   virtual void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma,
                             const float* beta, const float* residual, float* y, float* stats) = 0;
   // gx, grho, ggamma, gbeta each or null. The residual's gradient is gy itself and not written here.
@@ -125,8 +128,8 @@ class Backend {
                              const float* beta, const float* stats, const float* gy, float* gx, float* grho,
                              float* ggamma, float* gbeta) = 0;
 
-  // --- pointwise on `size` floats of any layout -------------------------------------------------------------------------
-  // slope is leaky_relu's.
+  // --- pointwise on `size` floats of any layout
+  // ------------------------------------------------------------------------- slope is leaky_relu's.
   virtual void activation_forward(Activation f, float slope, std::int64_t size, const float* x, float* y) = 0;
   // From the activation's output y: gx = gy * f'(x).
   virtual void activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,
@@ -138,14 +141,14 @@ class Backend {
   // y = x * s[0], s on the device.
   virtual void scale_by(std::int64_t size, const float* s, const float* x, float* y) = 0;
 
-  // --- channels ---------------------------------------------------------------------------------------------------------
-  // Global pooling to plain (n, c) in one pass: mean, maximum and the pixel of the first maximum; each or null
-  // (argmax with max).
+  // --- channels
+  // --------------------------------------------------------------------------------------------------------- Global
+  // pooling to plain (n, c) in one pass: mean, maximum and the pixel of the first maximum; each or null (argmax with
+  // max).
   virtual void global_pool_forward(const ImageDims& dims, const float* x, float* mean, float* max,
                                    std::int32_t* argmax) = 0;
   virtual void global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) = 0;
-  virtual void global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax,
-                                   float* gx) = 0;
+  virtual void global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax, float* gx) = 0;
   // y = (a, b) along channels; backward splits.
   virtual void concat_forward(const ImageDims& a_dims, const ImageDims& b_dims, const float* a, const float* b,
                               float* y) = 0;
@@ -159,7 +162,8 @@ class Backend {
   virtual void sum_channels_forward(const ImageDims& dims, const float* x, float* y) = 0;
   virtual void sum_channels_backward(const ImageDims& dims, const float* gy, float* gx) = 0;
 
-  // --- reductions and losses to one float, means over `size` elements; gy is one float on the device ----------------------
+  // --- reductions and losses to one float, means over `size` elements; gy is one float on the device
+  // ----------------------
   virtual void mean_forward(std::int64_t size, const float* x, float* y) = 0;
   virtual void mean_backward(std::int64_t size, const float* gy, float* gx) = 0;
   virtual void mse_forward(std::int64_t size, const float* x, float target, float* loss) = 0;
@@ -170,16 +174,18 @@ class Backend {
   virtual void bce_forward(std::int64_t size, const float* logits, float target, float* loss) = 0;
   virtual void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) = 0;
 
-  // --- spectral norm of a plain (rows, cols) matrix -------------------------------------------------------------------------
-  // If iterate: v = normalize(W^T u), u = normalize(W v), both in place. Then sigma[0] = u^T W v and wn = W / sigma.
+  // --- spectral norm of a plain (rows, cols) matrix
+  // ------------------------------------------------------------------------- If iterate: v = normalize(W^T u), u =
+  // normalize(W v), both in place. Then sigma[0] = u^T W v and wn = W / sigma.
   virtual void spectral_norm_forward(std::int64_t rows, std::int64_t cols, bool iterate, const float* w, float* u,
                                      float* v, float* sigma, float* wn) = 0;
   // gw = gwn / sigma - (gwn . W / sigma^2) u v^T, with u and v constant.
   virtual void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u,
                                       const float* v, const float* sigma, const float* gwn, float* gw) = 0;
 
-  // --- optimiser ------------------------------------------------------------------------------------------------------------
-  // Adam with L2 weight decay added to the gradient (torch.optim.Adam), all tensors in one call. The list is host memory.
+  // --- optimiser
+  // ------------------------------------------------------------------------------------------------------------ Adam
+  // with L2 weight decay added to the gradient (torch.optim.Adam), all tensors in one call. The list is host memory.
   virtual void adam(const AdamStep& step, std::span<const AdamTensor> tensors) = 0;
 };
 

@@ -1,7 +1,7 @@
 // The layers. Each is a struct that is called like a function; see layers/module.h for what `visit` is.
 //
-// Weights are initialised as PyTorch does by default (Kaiming-uniform with a = sqrt 5), drawing from the given generator in
-// the order weight, bias; two layers made one after the other draw one after the other.
+// Weights are initialised as PyTorch does by default (Kaiming-uniform with a = sqrt 5), drawing from the given
+// generator in the order weight, bias; two layers made one after the other draw one after the other.
 #pragma once
 
 #include <memory>
@@ -44,8 +44,9 @@ struct Linear {
   void visit(Visitor& f) { f("weight", weight), f("bias", bias); }
 };
 
-// torch.nn.utils.spectral_norm around a Conv2d or Linear: the weight is divided by its largest singular value, estimated
-// by power iteration. Each call in training mode makes one iteration, also without gradients, as PyTorch's does.
+// torch.nn.utils.spectral_norm around a Conv2d or Linear: the weight is divided by its largest singular value,
+// estimated by power iteration. Each call in training mode makes one iteration, also without gradients, as PyTorch's
+// does.
 template <class Layer>
 struct SpectralNorm {
   Layer layer;

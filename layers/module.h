@@ -2,8 +2,8 @@
 //
 // A layer is anything callable Tensor -> Tensor. If it owns tensors it has one function,
 //     void visit(Visitor& f) { f("weight", weight), f("bias", bias); }
-// which names its parameters, buffers, training flag and sub-layers. Everything else follows from it: lists of parameters,
-// state dicts with the names of the official checkpoints, counts. There is no base class.
+// which names its parameters, buffers, training flag and sub-layers. Everything else follows from it: lists of
+// parameters, state dicts with the names of the official checkpoints, counts. There is no base class.
 #pragma once
 
 #include <concepts>
@@ -47,7 +47,9 @@ class Visitor {
 };
 
 template <class T>
-concept Module = requires(T& module, Visitor& visitor) { module.visit(visitor); };
+concept Module = requires(T& module, Visitor& visitor) {
+  module.visit(visitor);
+};
 
 // A named tensor of a module's state: parameters and buffers.
 struct StateEntry {

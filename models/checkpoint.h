@@ -1,9 +1,9 @@
 // Models in files: training checkpoints and single generators, as safetensors.
 //
 // A training checkpoint holds every tensor of the six networks under its official name prefixed by the network
-// ("genA2B.DownBlock.1.weight", ...), the Adam moments as "<name>.exp_avg" and "<name>.exp_avg_sq" behind "adam.", and what
-// else the program keeps ("state.<key>", bytes). A generator file holds one generator under its official names. Metadata
-// says which, and what the networks' options are. See docs/checkpoint-format.md.
+// ("genA2B.DownBlock.1.weight", ...), the Adam moments as "<name>.exp_avg" and "<name>.exp_avg_sq" behind "adam.", and
+// what else the program keeps ("state.<key>", bytes). A generator file holds one generator under its official names.
+// Metadata says which, and what the networks' options are. See docs/checkpoint-format.md.
 #pragma once
 
 #include <cstdint>

@@ -9,10 +9,9 @@ constexpr NormOptions kWithRelu{.relu = true};
 
 GeneratorOptions checked(const GeneratorOptions& o) {
   check(o.image_channels >= 1 && o.channels >= 1 && o.residual_blocks >= 1, "generator: image channels ",
-        o.image_channels, ", channels ", o.channels, " and residual blocks ", o.residual_blocks,
-        " must be at least 1");
-  check(o.image_size >= 16 && o.image_size % 4 == 0, "generator: the image size must be a multiple of 4, at least 16, not ",
-        o.image_size);
+        o.image_channels, ", channels ", o.channels, " and residual blocks ", o.residual_blocks, " must be at least 1");
+  check(o.image_size >= 16 && o.image_size % 4 == 0,
+        "generator: the image size must be a multiple of 4, at least 16, not ", o.image_size);
   return o;
 }
 
@@ -77,14 +76,15 @@ Generator::Output Generator::operator()(const Tensor& image) {
   check(image.rank() == 4 && s[1] == options_.image_channels && s[2] % 4 == 0 && s[3] % 4 == 0,
         "generator: expected an image [N, ", options_.image_channels, ", H, W] with H and W multiples of 4, got ", s);
   check(options_.light || (s[2] == options_.image_size && s[3] == options_.image_size),
-        "generator: this full model only takes images of ", options_.image_size, " x ", options_.image_size, ", got ", s);
+        "generator: this full model only takes images of ", options_.image_size, " x ", options_.image_size, ", got ",
+        s);
   const Tensor encoded = encoder_(image);
 
   // Class activation map: both pooled vectors are judged, and the same weights say which channels matter.
   const auto [mean, max] = global_mean_max(encoded);
   const Tensor cam_logit = concat(gap_fc_(mean), gmp_fc_(max));
-  const Tensor attended = relu(
-      conv1x1_(concat(scale_channels(encoded, gap_fc_.weight), scale_channels(encoded, gmp_fc_.weight))));
+  const Tensor attended =
+      relu(conv1x1_(concat(scale_channels(encoded, gap_fc_.weight), scale_channels(encoded, gmp_fc_.weight))));
   const Tensor heatmap = sum_channels(attended);
 
   const Tensor style = relu(fc2_(relu(fc0_(options_.light ? global_mean(attended) : flatten(attended)))));

@@ -64,7 +64,8 @@ UgatitTrainer::UgatitTrainer(Ugatit& model, const UgatitTrainingOptions& options
       options_(options),
       generator_adam_(parameters_of_all(model.genA2B, model.genB2A),
                       {.lr = options.lr, .beta1 = 0.5, .beta2 = 0.999, .weight_decay = options.weight_decay}),
-      discriminator_adam_(parameters_of_all(model.disGA, model.disGB, model.disLA, model.disLB), generator_adam_.options()),
+      discriminator_adam_(parameters_of_all(model.disGA, model.disGB, model.disLA, model.disLB),
+                          generator_adam_.options()),
       discriminator_parameters_(discriminator_adam_.parameters()) {}
 
 void UgatitTrainer::restore(std::int64_t steps) {
@@ -117,8 +118,8 @@ void UgatitTrainer::train_discriminator(const std::string& name, Discriminator& 
   (options_.adv_weight * (ad + cam)).backward();
 }
 
-// The loss is a sum whose terms meet only in the two fakes. Each term is differentiated as soon as it is known, up to the
-// fakes, and the fakes' own graphs last: the same gradients, with the memory of one network at a time.
+// The loss is a sum whose terms meet only in the two fakes. Each term is differentiated as soon as it is known, up to
+// the fakes, and the fakes' own graphs last: the same gradients, with the memory of one network at a time.
 void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, const Generator::Output& A2B,
                                    const Generator::Output& B2A) {
   const Frozen frozen(discriminator_parameters_);
@@ -143,7 +144,8 @@ void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, c
   // A generator should leave its target domain alone and, by its map's logits, know its source domain from it.
   const auto identity = [&](const char* name, const char* part_name, Generator& generator, const Tensor& real) {
     const Generator::Output same = generate(name, generator, real);
-    const Tensor loss = part(part_name, l1_loss(same.image, real)), not_source = bce_with_logits_loss(same.cam_logit, 0);
+    const Tensor loss = part(part_name, l1_loss(same.image, real)),
+                 not_source = bce_with_logits_loss(same.cam_logit, 0);
     (options_.identity_weight * loss + options_.cam_weight * not_source).backward();
     return not_source.detach();
   };

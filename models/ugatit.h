@@ -62,8 +62,8 @@ class UgatitTrainer {
   // The model must outlive the trainer.
   UgatitTrainer(Ugatit& model, const UgatitTrainingOptions& options);
 
-  // One iteration on a batch of each domain, [N, C, S, S] in [-1, 1]; the batches may differ in N. Updates every network.
-  // The learning rate is lowered first where it is due.
+  // One iteration on a batch of each domain, [N, C, S, S] in [-1, 1]; the batches may differ in N. Updates every
+  // network. The learning rate is lowered first where it is due.
   UgatitLosses step(const Tensor& real_A, const Tensor& real_B);
 
   // Iterations made; also the step counts of both optimisers.
@@ -76,7 +76,8 @@ class UgatitTrainer {
   Adam& discriminator_adam() { return discriminator_adam_; }
 
   // If set, called with every intermediate result of an iteration under the name it has in the reference ("fake_A2B",
-  // "D_real_GA_logit", ...), and with "D_backward" and "G_backward" (no tensor) once the gradients of a step are complete.
+  // "D_real_GA_logit", ...), and with "D_backward" and "G_backward" (no tensor) once the gradients of a step are
+  // complete.
   std::function<void(std::string_view name, const Tensor& value)> observer;
 
  private:

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -95,9 +96,17 @@ class Program {
     for (const std::string& variable : variables) envp.push_back(const_cast<char*>(variable.c_str()));
     argv.push_back(nullptr);
     envp.push_back(nullptr);
+    int started[2];  // closes when the program has taken the child over
+    if (pipe2(started, O_CLOEXEC) != 0) throw std::runtime_error("cannot make a pipe");
     process_ = fork();
     if (process_ < 0) throw std::runtime_error("cannot fork");
-    if (process_ > 0) return;
+    if (process_ > 0) {
+      char ignored;
+      close(started[1]);
+      while (read(started[0], &ignored, 1) < 0 && errno == EINTR) continue;
+      close(started[0]);
+      return;
+    }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int null = open("/dev/null", O_RDONLY);
     bool ok = chdir(options.folder.c_str()) == 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO &&

@@ -169,7 +169,9 @@ TEST_CASE("golden: evaluation mode, light, batch 2", "[golden]") { check_evaluat
 
 TEST_CASE("golden: initial weights from the seed, light", "[golden]") { check_initial_weights("light_ch4_96"); }
 TEST_CASE("golden: initial weights from the seed, full", "[golden]") { check_initial_weights("full_ch4_96"); }
-TEST_CASE("golden: initial weights from the seed, batch 2", "[golden]") { check_initial_weights("light_ch4_96_batch2"); }
+TEST_CASE("golden: initial weights from the seed, batch 2", "[golden]") {
+  check_initial_weights("light_ch4_96_batch2");
+}
 
 TEST_CASE("golden: generator with several channel blocks", "[golden]") {
   const auto arrays = golden::load("generator_ch16_96.safetensors");

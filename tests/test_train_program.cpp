@@ -39,7 +39,8 @@ void poison(const fs::path& file, const std::string& array, float value) {
     for (const std::string& name : original.names()) {
       const auto& view = original.at(name);
       bytes[name] = {view.bytes.begin(), view.bytes.end()};
-      entries.push_back({name, view.dtype, view.shape, [&bytes, name] { return std::span<const std::byte>(bytes.at(name)); }});
+      entries.push_back(
+          {name, view.dtype, view.shape, [&bytes, name] { return std::span<const std::byte>(bytes.at(name)); }});
     }
   }
   std::memcpy(bytes.at(array).data(), &value, sizeof value);
@@ -52,27 +53,27 @@ TEST_CASE("train_ugatit: a run stopped and resumed is the run that never stopped
   // Batches of 2 from 3 and 5 images, so that short batches occur, and sheets, before and after the stop.
   const std::string flags = "--batch_size 2 --print_freq 2 --save_freq 4 --decay_flag false ";
   const TrainRun straight, stopped;
-  REQUIRE(straight.train(flags + "--iteration 6").exit_code == 0);
-  REQUIRE(straight.metrics().size() == 6);
+  REQUIRE(straight.train(flags + "--iteration 5").exit_code == 0);
+  REQUIRE(straight.metrics().size() == 5);
   CHECK(straight.checkpoints() ==
         std::vector<std::string>{"shapes_params_0000004.safetensors", "shapes_params_latest.safetensors"});
-  CHECK(straight.sheets().size() == 6);
+  CHECK(straight.sheets().size() == 4);
 
   REQUIRE(stopped.train(flags + "--iteration 3").exit_code == 0);
-  const test::Outcome resumed = stopped.run("--threads 2 --resume True --iteration 6");
+  const test::Outcome resumed = stopped.run("--threads 2 --resume True --iteration 5");
   INFO(resumed);
   REQUIRE(resumed.exit_code == 0);
-  CHECK_THAT(resumed.out, Contains("--iteration: 6 instead of the checkpoint's 3"));
+  CHECK_THAT(resumed.out, Contains("--iteration: 5 instead of the checkpoint's 3"));
   check_same_results(straight, stopped);
 
   const test::Outcome nothing_left = stopped.run("--resume True");
   CHECK(nothing_left.exit_code == 0);
-  CHECK_THAT(nothing_left.out, Contains("already trained for 6 iterations"));
+  CHECK_THAT(nothing_left.out, Contains("already trained for 5 iterations"));
   check_same_results(straight, stopped);
 }
 
 TEST_CASE("train_ugatit: Ctrl-C and kill leave a run that resumes exactly") {
-  const std::string flags = "--iteration 24 --print_freq 5 --save_freq 10 ";
+  const std::string flags = "--iteration 16 --print_freq 7 --save_freq 10 ";
   const TrainRun straight;
   REQUIRE(straight.train(flags).exit_code == 0);
 
@@ -98,14 +99,16 @@ TEST_CASE("train_ugatit: Ctrl-C and kill leave a run that resumes exactly") {
     const TrainRun run;
     std::mt19937 engine(5);
     std::size_t longest = 0;
-    for (int kills = 0; kills < 5; ++kills) {
+    int killed = 0;  // a fast machine may come to the end before
+    for (int kills = 0; kills < 4; ++kills) {
       test::Program program = run.start(TrainRun::kTiny + flags + "--latest_freq 1 --resume True");
       program.wait_until([&] { return run.metrics().size() > longest + 1; });
       std::this_thread::sleep_for(std::chrono::milliseconds(engine() % 100));
       program.send(SIGKILL);
-      CHECK(program.wait().signal == SIGKILL);
+      killed += program.wait().signal == SIGKILL;
       longest = run.metrics().size();
     }
+    CHECK(killed >= 2);
     const test::Outcome resumed = run.train(flags + "--latest_freq 1 --resume True");
     INFO(resumed);
     REQUIRE(resumed.exit_code == 0);
@@ -132,6 +135,7 @@ TEST_CASE("train_ugatit: a damaged newest checkpoint is named and the one before
   const auto metrics = run.metrics();
   fs::resize_file(run.checkpoint("latest"), fs::file_size(run.checkpoint("latest")) - 1);
   test::write_text(run.checkpoint("0000004"), "This is not a checkpoint.");
+  std::ofstream(run.metrics_file(), std::ios::app) << "{\"iteration\": 5, \"d_l";  // as a kill may leave it
   const test::Outcome resumed = run.run("--threads 2 --resume True");
   INFO(resumed);
   REQUIRE(resumed.exit_code == 0);
@@ -226,7 +230,8 @@ TEST_CASE("train_ugatit: a loss that is not finite stops the run by its name") {
 
 TEST_CASE("train_ugatit: metrics.jsonl holds every part of the loss of every iteration") {
   const TrainRun run;
-  REQUIRE(run.train("--iteration 4 --lr 0.001").exit_code == 0);
+  REQUIRE(run.train("--iteration 4 --lr 0.001 --adv_weight 2 --cycle_weight 3 --identity_weight 5 --cam_weight 7")
+              .exit_code == 0);
   std::ifstream golden(golden::path("light_ch4_96/losses.json"));
   const auto reference = nlohmann::json::parse(golden);
   std::ifstream in(run.metrics_file());
@@ -237,13 +242,23 @@ TEST_CASE("train_ugatit: metrics.jsonl holds every part of the loss of every ite
     CHECK(json.at("iteration") == ++iteration);
     CHECK(json.at("seconds").get<double>() > 0);
     if (iteration > 2) lr -= 0.001 / 2;
-    CHECK(json.at("lr").get<double>() == Approx(lr).margin(1e-12));
+    CHECK(json.at("lr").get<double>() == Approx(lr).margin(1e-9));
     double d_loss = 0, g_loss = 0;
-    for (const auto& [name, ignored] : reference.at("iterations").at(0).items()) {
+    for (const auto& [name, ignored] : reference.at("losses").at(0).items()) {
+      if (name.ends_with("_loss")) continue;  // the two sums
       INFO(name);
-      CHECK(json.at(name).is_number());
+      REQUIRE(json.contains(name));
+      const double value = json.at(name);
+      if (name.starts_with("D_"))
+        d_loss += 2 * value;
+      else if (name.starts_with("G_ad"))
+        g_loss += 2 * value;
+      else
+        g_loss += (name.starts_with("G_recon") ? 3 : name.starts_with("G_identity") ? 5 : 7) * value;
     }
-    (void)d_loss, (void)g_loss;
+    CHECK(json.at("d_loss").get<double>() == Approx(d_loss).epsilon(1e-5));
+    CHECK(json.at("g_loss").get<double>() == Approx(g_loss).epsilon(1e-5));
+    CHECK(json.size() == reference.at("losses").at(0).size() + 3);
   }
   CHECK(iteration == 4);
 }

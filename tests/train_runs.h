@@ -15,14 +15,13 @@
 
 namespace test {
 
-// A picture of its own for every number.
-inline minidl::Image picture(int width, int height, unsigned number) {
+// A picture of its own for every number: smooth, so that files of it stay small.
+inline minidl::Image picture(int width, int height, int number) {
   minidl::Image image(width, height, 3);
-  unsigned state = 2654435761u * (number + 1);
-  for (std::uint8_t& value : image.pixels) {
-    state = state * 1664525u + 1013904223u;
-    value = static_cast<std::uint8_t>(state >> 24);
-  }
+  for (int y = 0; y < height; ++y)
+    for (int x = 0; x < width; ++x)
+      for (int c = 0; c < 3; ++c)
+        image.row(y)[3 * x + c] = static_cast<std::uint8_t>(40 * number + (c + 2) * x + (number % 5) * y + 60 * c);
   return image;
 }
 
@@ -70,7 +69,7 @@ class TrainRun {
       minidl::create_folders(dataset() / folder);
       for (int i = 0; i < images; ++i)
         minidl::write_file(dataset() / folder / (std::to_string(i) + ".png"),
-                           minidl::encode_png(picture(20 + i, 16, static_cast<unsigned>(folder[5] * 8 + i))));
+                           minidl::encode_png(picture(20 + i, 16, (folder[5] - 'A') * 8 + i)));
     };
     write("trainA", kTrainA);
     write("trainB", kTrainB);
@@ -93,7 +92,9 @@ class TrainRun {
     options.folder = folder();
     return Program("train_ugatit", words("--dataset shapes " + flags), options);
   }
-  Outcome run(const std::string& flags, const ProgramOptions& options = {}) const { return start(flags, options).wait(); }
+  Outcome run(const std::string& flags, const ProgramOptions& options = {}) const {
+    return start(flags, options).wait();
+  }
   // The same with a tiny network, which a resumed run has from its checkpoint.
   Outcome train(const std::string& flags) const { return run(kTiny + flags); }
 

@@ -12,7 +12,7 @@ using namespace cpu;
 // f(run, first float) for every run, in parallel.
 template <class F>
 void for_runs(const Runs& runs, F f) {
-  parallel_for(runs.count, [&](std::int64_t run) { f(run, run * runs.length); });
+  parallel_for(runs.count, runs.length, [&](std::int64_t run) { f(run, run * runs.length); });
 }
 
 template <int K>
@@ -22,8 +22,7 @@ void mean_of_runs(const Runs& runs, const float* x, float* mean) {
     const float* data = x + offset;
     sum_lanes<K, 1>(0, runs.length, sums, [&](auto at, int) { return Terms<1>{{at(data)}}; });
     for (std::int64_t lane = 0; lane < runs.block; ++lane)
-      mean[run * runs.block + lane] =
-          static_cast<float>(sums[lane] / static_cast<double>(runs.length / runs.block));
+      mean[run * runs.block + lane] = static_cast<float>(sums[lane] / static_cast<double>(runs.length / runs.block));
   });
 }
 
@@ -63,7 +62,7 @@ void for_pieces(const ImageDims& a, const ImageDims& b, const ImageDims& y, F f)
     }
     return;
   }
-  parallel_for(y.n * y.c, [&](std::int64_t i) {
+  parallel_for(y.n * y.c, y.pixels(), [&](std::int64_t i) {
     const std::int64_t n = i / y.c, c = i % y.c;
     const bool second = c >= a.c;
     const ImageDims& from = second ? b : a;
@@ -151,7 +150,7 @@ void CpuBackend::scale_channels_backward(const ImageDims& dims, const float* x, 
 
 void CpuBackend::sum_channels_forward(const ImageDims& dims, const float* x, float* y) {
   const std::int64_t blocks = dims.c / dims.block, row = dims.w * dims.block;
-  parallel_for(dims.n * dims.h, [&](std::int64_t i) {
+  parallel_for(dims.n * dims.h, dims.c * dims.w, [&](std::int64_t i) {
     const std::int64_t n = i / dims.h, h = i % dims.h;
     float* out = y + i * dims.w;
     std::fill(out, out + dims.w, 0.0f);
@@ -168,7 +167,7 @@ void CpuBackend::sum_channels_forward(const ImageDims& dims, const float* x, flo
 
 void CpuBackend::sum_channels_backward(const ImageDims& dims, const float* gy, float* gx) {
   const std::int64_t blocks = dims.c / dims.block, row = dims.w * dims.block;
-  parallel_for(dims.n * blocks * dims.h, [&](std::int64_t i) {
+  parallel_for(dims.n * blocks * dims.h, row, [&](std::int64_t i) {
     const std::int64_t n = i / (blocks * dims.h), h = i % dims.h;
     const float* in = gy + (n * dims.h + h) * dims.w;
     for (std::int64_t p = 0; p < dims.w; ++p) std::fill_n(gx + i * row + p * dims.block, dims.block, in[p]);

@@ -93,9 +93,7 @@ struct X;
 struct W;
 struct Y;
 
-}  // namespace
-
-void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
+void forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
   const ConvDescs ours(d, bias != nullptr);
   using P = Plan<Forward::primitive_desc, Forward>;
   const P& plan =
@@ -110,7 +108,7 @@ void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w,
   out.write_back();
 }
 
-void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
+void backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
   const ConvDescs ours(d, false);
   using P = Plan<BackwardData::primitive_desc, BackwardData>;
   const P& plan = cached<P>(d, false, [&] {
@@ -130,7 +128,7 @@ void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const fl
   out.write_back();
 }
 
-void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) {
+void backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) {
   const ConvDescs ours(d, gbias != nullptr);
   using P = Plan<BackwardWeights::primitive_desc, BackwardWeights>;
   const P& plan = cached<P>(d, gbias != nullptr, [&] {
@@ -151,6 +149,20 @@ void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const 
   if (gbias) arguments.emplace(DNNL_ARG_DIFF_BIAS, memory_of(ours.bias, gbias));
   plan.primitive.execute(stream(), arguments);
   out.write_back();
+}
+
+}  // namespace
+
+void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
+  guarded("conv2d", [&] { forward(d, x, w, bias, y); });
+}
+
+void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
+  guarded("conv2d, gradient of the input", [&] { backward_data(d, gy, w, gx); });
+}
+
+void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) {
+  guarded("conv2d, gradient of the weight", [&] { backward_weights(d, x, gy, gw, gbias); });
 }
 
 }  // namespace minidl

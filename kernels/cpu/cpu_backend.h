@@ -38,8 +38,7 @@ class CpuBackend final : public Backend {
   void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
                     const float* residual, float* y, float* stats) override;
   void norm_backward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
-                     const float* stats, const float* gy, float* gx, float* grho, float* ggamma,
-                     float* gbeta) override;
+                     const float* stats, const float* gy, float* gx, float* grho, float* ggamma, float* gbeta) override;
 
   void activation_forward(Activation f, float slope, std::int64_t size, const float* x, float* y) override;
   void activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,

@@ -1,5 +1,5 @@
-// Reflection pad and nearest upsampling. A row of a run is `w * block` contiguous floats in every layout, so both work on
-// whole rows. The backward passes gather (each output is written once) rather than scatter.
+// Reflection pad and nearest upsampling. A row of a run is `w * block` contiguous floats in every layout, so both work
+// on whole rows. The backward passes gather (each output is written once) rather than scatter.
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/loops.h"
 
@@ -29,8 +29,9 @@ void add_floats(std::int64_t count, const float* from, float* to) {
 }  // namespace
 
 void CpuBackend::reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) {
-  const std::int64_t block = in.block, height = in.h + 2 * pad, row_in = in.w * block, row_out = (in.w + 2 * pad) * block;
-  parallel_for(in.n * in.c / block * height, [&](std::int64_t i) {
+  const std::int64_t block = in.block, height = in.h + 2 * pad, row_in = in.w * block,
+                     row_out = (in.w + 2 * pad) * block;
+  parallel_for(in.n * in.c / block * height, row_out, [&](std::int64_t i) {
     const float* from = x + (i / height * in.h + reflect(i % height - pad, in.h)) * row_in;
     float* to = y + i * row_out;
     std::memcpy(to + pad * block, from, static_cast<std::size_t>(row_in) * sizeof(float));
@@ -42,8 +43,9 @@ void CpuBackend::reflection_pad_forward(const ImageDims& in, std::int64_t pad, c
 }
 
 void CpuBackend::reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) {
-  const std::int64_t block = in.block, height = in.h + 2 * pad, row_in = in.w * block, row_out = (in.w + 2 * pad) * block;
-  parallel_for(in.n * in.c / block * in.h, [&](std::int64_t i) {
+  const std::int64_t block = in.block, height = in.h + 2 * pad, row_in = in.w * block,
+                     row_out = (in.w + 2 * pad) * block;
+  parallel_for(in.n * in.c / block * in.h, row_out, [&](std::int64_t i) {
     const Mirrors rows(i % in.h, in.h, pad);
     float* to = gx + i * row_in;
     for (int r = 0; r < rows.count; ++r) {
@@ -62,7 +64,7 @@ void CpuBackend::reflection_pad_backward(const ImageDims& in, std::int64_t pad, 
 
 void CpuBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t scale, const float* x, float* y) {
   const std::int64_t block = in.block, row_out = in.w * scale * block;
-  parallel_for(in.n * in.c / block * in.h, [&](std::int64_t i) {
+  parallel_for(in.n * in.c / block * in.h, scale * row_out, [&](std::int64_t i) {
     const float* from = x + i * in.w * block;
     float* to = y + i * scale * row_out;
     for (std::int64_t p = 0; p < in.w; ++p)
@@ -74,7 +76,7 @@ void CpuBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t scal
 
 void CpuBackend::upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) {
   const std::int64_t block = in.block, row_out = in.w * scale * block;
-  parallel_for(in.n * in.c / block * in.h, [&](std::int64_t i) {
+  parallel_for(in.n * in.c / block * in.h, scale * row_out, [&](std::int64_t i) {
     const float* from = gy + i * scale * row_out;
     float* to = gx + i * in.w * block;
     for (std::int64_t p = 0; p < in.w; ++p)

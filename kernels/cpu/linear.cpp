@@ -10,8 +10,11 @@ using namespace cpu;
 // c (m, n) = op(a) op(b) for row-major matrices, where op transposes on request.
 void product(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, const float* a,
              const float* b, float* c) {
-  dnnl::sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1.0f, a, transpose_a ? m : k, b,
-              transpose_b ? k : n, 0.0f, c, n);
+  guarded("linear", [&] {
+    const auto status = dnnl::sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1.0f, a,
+                                    transpose_a ? m : k, b, transpose_b ? k : n, 0.0f, c, n);
+    dnnl::error::wrap_c_api(static_cast<dnnl_status_t>(status), "sgemm");
+  });
 }
 
 }  // namespace

@@ -32,20 +32,22 @@ inline void store_partial(float* p, Vec v, std::int64_t count) {
 }
 inline Vec broadcast(float value) { return Vec{} + value; }
 
-// f(i) for i in [0, count), spread over the cores.
-template <class F>
-void parallel_for(std::int64_t count, F f) {
-#pragma omp parallel for schedule(static) if (count > 1)
-  for (std::int64_t i = 0; i < count; ++i) f(i);
-}
-
 // Floats that one thread handles at a time: large enough to hide the scheduling, small enough to balance.
 inline constexpr std::int64_t kChunk = 1 << 14;
+// Work below this many floats is not worth waking another thread for.
+inline constexpr std::int64_t kWorthSharing = 2 * kChunk;
+
+// f(i) for i in [0, count), each about `floats` floats of work, spread over the cores.
+template <class F>
+void parallel_for(std::int64_t count, std::int64_t floats, F f) {
+#pragma omp parallel for schedule(static) if (count > 1 && count * floats >= kWorthSharing)
+  for (std::int64_t i = 0; i < count; ++i) f(i);
+}
 
 // f(begin, end) over [0, size) in chunks of kChunk.
 template <class F>
 void parallel_chunks(std::int64_t size, F f) {
-  parallel_for((size + kChunk - 1) / kChunk,
+  parallel_for((size + kChunk - 1) / kChunk, kChunk,
                [&](std::int64_t i) { f(i * kChunk, std::min(size, (i + 1) * kChunk)); });
 }
 
@@ -72,7 +74,7 @@ double sum_of(std::int64_t size, F f) {
   constexpr std::int64_t kPiece = 256;
   const std::int64_t chunks = (size + kChunk - 1) / kChunk;
   double* partial = scratch<double, Partials>(chunks);
-  parallel_for(chunks, [&](std::int64_t chunk) {
+  parallel_for(chunks, kChunk, [&](std::int64_t chunk) {
     double total = 0;
     const std::int64_t end = std::min(size, (chunk + 1) * kChunk);
     for (std::int64_t begin = chunk * kChunk; begin < end; begin += kPiece) {
@@ -91,8 +93,9 @@ double sum_of(std::int64_t size, F f) {
   return total;
 }
 
-// An image seen as runs: the contiguous floats of one sample and one channel block, pixel after pixel. Runs are cut into
-// segments, the unit of parallel work. Channel `run * block + lane` (counted through the batch) is lane `lane` of a run.
+// An image seen as runs: the contiguous floats of one sample and one channel block, pixel after pixel. Runs are cut
+// into segments, the unit of parallel work. Channel `run * block + lane` (counted through the batch) is lane `lane` of
+// a run.
 struct Runs {
   std::int64_t block;     // channels of a run
   std::int64_t count;     // n * c / block
@@ -108,7 +111,7 @@ struct Runs {
   // f(run, segment, begin, end) with begin and end relative to the run, in parallel.
   template <class F>
   void for_segments(F f) const {
-    parallel_for(count * segments, [&](std::int64_t i) {
+    parallel_for(count * segments, std::min(length, kChunk), [&](std::int64_t i) {
       const std::int64_t segment = i % segments;
       f(i / segments, segment, segment * kChunk, std::min(length, (segment + 1) * kChunk));
     });

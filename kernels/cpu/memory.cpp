@@ -41,7 +41,7 @@ namespace {
 // f(image offset, plain offset, pixels) for each channel of an image; consecutive pixels are `block` floats apart.
 template <class F>
 void for_channels(const ImageDims& d, F f) {
-  parallel_for(d.n * d.c, [&](std::int64_t i) {
+  parallel_for(d.n * d.c, d.pixels(), [&](std::int64_t i) {
     const std::int64_t n = i / d.c, c = i % d.c;
     f(d.index(n, c, 0, 0), i * d.pixels(), d.pixels());
   });

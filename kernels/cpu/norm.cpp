@@ -1,5 +1,6 @@
 // Instance norm, ILN and AdaILN. Every one of them is, per sample and channel, an affine map of x whose coefficients
-// follow from two moments; so is the gradient to x. Forward reads x twice (moments, map), backward reads x and gy twice.
+// follow from two moments; so is the gradient to x. Forward reads x twice (moments, map), backward reads x and gy
+// twice.
 #include <cmath>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -187,7 +188,7 @@ GradientMap gradient_map(const NormSpec& spec, const Style& style, const Stats& 
     const double lr = stats.layer_rstd[sample];
     for (std::int64_t channel = 0; channel < c; ++channel) {
       const std::int64_t i = sample * c + channel, run = i / runs.block, lane = i % runs.block;
-      const double s1 = sums[2 * run * runs.block + lane];  // sum of gradient
+      const double s1 = sums[2 * run * runs.block + lane];        // sum of gradient
       const double s2 = sums[(2 * run + 1) * runs.block + lane];  // sum of gradient * (x - mean)
       const double r = stats.rstd[i];
       if (!style.rho) {

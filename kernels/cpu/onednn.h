@@ -1,8 +1,11 @@
 // What the oneDNN-based kernels share: engine, stream, descriptors of our layouts, and buffers for reordered operands.
 #pragma once
 
+#include <omp.h>
+
 #include <dnnl.hpp>
 
+#include "core/check.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/loops.h"
 
@@ -16,6 +19,17 @@ inline const dnnl::engine& engine() {
 inline dnnl::stream& stream() {
   thread_local dnnl::stream instance(engine());
   return instance;
+}
+
+// Runs f; what oneDNN throws becomes an Error that names the operation.
+template <class F>
+void guarded(const char* operation, F f) {
+  try {
+    f();
+  } catch (const dnnl::error& error) {
+    fail(operation, ": oneDNN failed: ", error.what(),
+         error.status == dnnl_out_of_memory ? "; lower --batch_size, --img_size or --ch" : "");
+  }
 }
 
 using Desc = dnnl::memory::desc;
@@ -32,24 +46,33 @@ inline dnnl::memory memory_of(const Desc& desc, const float* data) {
   return dnnl::memory(desc, engine(), const_cast<float*>(data));  // oneDNN's memory type knows no const
 }
 
-// One operand of a primitive: the caller's memory as it is, or a reordered copy where the primitive wants another format.
-// Role tells the operands of one primitive apart, so that each has a buffer of its own.
+// Reorders on one thread where there is little to move, since two threads take longer to meet.
+inline void reorder(dnnl::memory& from, dnnl::memory& to) {
+  const int threads = omp_get_max_threads();
+  const bool small = static_cast<std::int64_t>(to.get_desc().get_size() / sizeof(float)) < kWorthSharing;
+  if (small) omp_set_num_threads(1);
+  dnnl::reorder(from, to).execute(stream(), from, to);
+  if (small) omp_set_num_threads(threads);
+}
+
+// One operand of a primitive: the caller's memory as it is, or a reordered copy where the primitive wants another
+// format. Role tells the operands of one primitive apart, so that each has a buffer of its own.
 template <class Role>
 class Operand {
  public:
   Operand(const Desc& ours, const Desc& wanted, const float* data)
       : ours_(memory_of(ours, data)), reordered_(ours != wanted) {
-    theirs_ = reordered_ ? memory_of(wanted, scratch<float, Role>(static_cast<std::int64_t>(wanted.get_size() / 4)))
-                         : ours_;
+    theirs_ =
+        reordered_ ? memory_of(wanted, scratch<float, Role>(static_cast<std::int64_t>(wanted.get_size() / 4))) : ours_;
   }
   // For an input: brings the caller's values into the primitive's format.
   Operand& read() {
-    if (reordered_) dnnl::reorder(ours_, theirs_).execute(stream(), ours_, theirs_);
+    if (reordered_) reorder(ours_, theirs_);
     return *this;
   }
   // For an output, after the primitive has run.
   void write_back() {
-    if (reordered_) dnnl::reorder(theirs_, ours_).execute(stream(), theirs_, ours_);
+    if (reordered_) reorder(theirs_, ours_);
   }
   const dnnl::memory& memory() const { return theirs_; }
 

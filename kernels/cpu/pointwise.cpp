@@ -11,20 +11,28 @@ using namespace cpu;
 void CpuBackend::activation_forward(Activation f, float slope, std::int64_t size, const float* x, float* y) {
   switch (f) {
     // A NaN passes: a broken run must not look healthy.
-    case Activation::relu: return map_floats(size, y, [=](auto i) { return x[i] < 0 ? 0.0f : x[i]; });
-    case Activation::leaky_relu: return map_floats(size, y, [=](auto i) { return x[i] > 0 ? x[i] : x[i] * slope; });
-    case Activation::tanh: return map_floats(size, y, [=](auto i) { return std::tanh(x[i]); });
-    case Activation::sigmoid: return map_floats(size, y, [=](auto i) { return 1.0f / (1.0f + std::exp(-x[i])); });
+    case Activation::relu:
+      return map_floats(size, y, [=](auto i) { return x[i] < 0 ? 0.0f : x[i]; });
+    case Activation::leaky_relu:
+      return map_floats(size, y, [=](auto i) { return x[i] > 0 ? x[i] : x[i] * slope; });
+    case Activation::tanh:
+      return map_floats(size, y, [=](auto i) { return std::tanh(x[i]); });
+    case Activation::sigmoid:
+      return map_floats(size, y, [=](auto i) { return 1.0f / (1.0f + std::exp(-x[i])); });
   }
 }
 
 void CpuBackend::activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,
                                      float* gx) {
   switch (f) {
-    case Activation::relu: return map_floats(size, gx, [=](auto i) { return y[i] > 0 ? gy[i] : 0.0f; });
-    case Activation::leaky_relu: return map_floats(size, gx, [=](auto i) { return y[i] > 0 ? gy[i] : gy[i] * slope; });
-    case Activation::tanh: return map_floats(size, gx, [=](auto i) { return gy[i] * (1.0f - y[i] * y[i]); });
-    case Activation::sigmoid: return map_floats(size, gx, [=](auto i) { return gy[i] * (1.0f - y[i]) * y[i]; });
+    case Activation::relu:
+      return map_floats(size, gx, [=](auto i) { return y[i] > 0 ? gy[i] : 0.0f; });
+    case Activation::leaky_relu:
+      return map_floats(size, gx, [=](auto i) { return y[i] > 0 ? gy[i] : gy[i] * slope; });
+    case Activation::tanh:
+      return map_floats(size, gx, [=](auto i) { return gy[i] * (1.0f - y[i] * y[i]); });
+    case Activation::sigmoid:
+      return map_floats(size, gx, [=](auto i) { return gy[i] * (1.0f - y[i]) * y[i]; });
   }
 }
 

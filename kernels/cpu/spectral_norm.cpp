@@ -32,13 +32,13 @@ double dot(std::int64_t size, const float* a, const float* b) {
 
 // out (rows) = W x
 void times(std::int64_t rows, std::int64_t cols, const float* w, const float* x, double* out) {
-  parallel_for(rows, [&](std::int64_t r) { out[r] = dot(cols, w + r * cols, x); });
+  parallel_for(rows, cols, [&](std::int64_t r) { out[r] = dot(cols, w + r * cols, x); });
 }
 
 // out (cols) = W^T x, each thread a range of columns, float within a few rows and double across them.
 void transposed_times(std::int64_t rows, std::int64_t cols, const float* w, const float* x, double* out) {
   constexpr std::int64_t kColumns = 512, kRows = 16;
-  parallel_for((cols + kColumns - 1) / kColumns, [&](std::int64_t piece) {
+  parallel_for((cols + kColumns - 1) / kColumns, rows * kColumns, [&](std::int64_t piece) {
     const std::int64_t begin = piece * kColumns, count = std::min(kColumns, cols - begin);
     std::fill(out + begin, out + begin + count, 0.0);
     for (std::int64_t top = 0; top < rows; top += kRows) {
@@ -76,12 +76,12 @@ void CpuBackend::spectral_norm_backward(std::int64_t rows, std::int64_t cols, co
                                         const float* v, const float* sigma, const float* gwn, float* gw) {
   struct Tag;
   double* products = scratch<double, Tag>(rows);
-  parallel_for(rows, [&](std::int64_t r) { products[r] = dot(cols, gwn + r * cols, w + r * cols); });
+  parallel_for(rows, cols, [&](std::int64_t r) { products[r] = dot(cols, gwn + r * cols, w + r * cols); });
   double total = 0;
   for (std::int64_t r = 0; r < rows; ++r) total += products[r];
   const double s = sigma[0];
   const float inverse = static_cast<float>(1 / s), factor = static_cast<float>(total / (s * s));
-  parallel_for(rows, [&](std::int64_t r) {
+  parallel_for(rows, cols, [&](std::int64_t r) {
     const float row_factor = factor * u[r];
     for (std::int64_t c = 0; c < cols; ++c) gw[r * cols + c] = gwn[r * cols + c] * inverse - row_factor * v[c];
   });
