@@ -109,7 +109,8 @@ void CommandLine::flag(const std::string& name, double& target, const std::strin
 void CommandLine::flag(const std::string& name, std::string& target, const std::string& help,
                        std::initializer_list<std::string> choices) {
   names_.insert(name);
-  options_->add_options()(name, help, cxxopts::value<std::string>(target)->default_value(target));
+  const auto value = cxxopts::value<std::string>(target);
+  options_->add_options()(name, help, target.empty() ? value : value->default_value(target));  // not: (default: "")
   if (choices.size() == 0) return;
   checks_.push_back([name, &target, choices = std::vector<std::string>(choices)] {
     if (std::find(choices.begin(), choices.end(), target) != choices.end()) return;
@@ -121,7 +122,7 @@ void CommandLine::flag(const std::string& name, std::string& target, const std::
 
 void CommandLine::positional(std::vector<std::string>& target, const std::string& usage) {
   positional_ = &target;
-  options_->positional_help(usage);
+  options_->custom_help("[OPTION...] " + usage);  // the library's own way shows it only for words that it has names for
 }
 
 // cxxopts takes a boolean's value only as --flag=value.

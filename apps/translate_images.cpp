@@ -18,6 +18,8 @@ int main(int argc, char** argv) {
     const TranslationPlan plan = plan_translation(*options);
     for (const auto& file : plan.unsupported)
       report(concat_text(file.string(), " is of a type that is not read and is left out"));
+    for (const auto& link : plan.linked_folders)
+      report(concat_text(link.string(), " is a linked folder and is left out"));
     const DeviceType device = choose_device(options->device);
     use_threads(options->threads);
     Translator translator(load_translation_model(*options), *options, device);

@@ -11,13 +11,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string lower_extension(const fs::path& path) {
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  return extension;
-}
-
 bool names_folder(const fs::path& path) { return fs::is_directory(path) || !path.has_filename(); }
 
 // OUTPUT as a file: its extension decides the format unless --format does.
@@ -58,6 +51,13 @@ void check_collisions(const TranslationPlan& plan) {
 
 }  // namespace
 
+std::string lower_extension(const fs::path& file) {
+  std::string extension = file.extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  return extension;
+}
+
 TranslationPlan plan_translation(const TranslateOptions& o) {
   TranslationPlan plan;
   const fs::path output = o.output;
@@ -80,6 +80,7 @@ TranslationPlan plan_translation(const TranslateOptions& o) {
       for (const fs::path& file : folder.names())
         plan.items.push_back(item_for(o, input / file, (output / file).replace_extension(extension)));
       for (const fs::path& file : folder.unsupported()) plan.unsupported.push_back(input / file);
+      for (const fs::path& link : folder.linked_folders()) plan.linked_folders.push_back(input / link);
     }
   }
   check_collisions(plan);

@@ -138,7 +138,7 @@ std::vector<Translator::Result> Translator::compute(std::vector<Loaded>& batch) 
 }
 
 std::vector<std::uint8_t> Translator::encoded(const Image& image, const std::filesystem::path& file) const {
-  return file.extension() == ".png" || file.extension() == ".PNG" ? encode_png(image) : encode_jpeg(image);
+  return lower_extension(file) == ".png" ? encode_png(image) : encode_jpeg(image);
 }
 
 void Translator::write(const Result& result) const {
