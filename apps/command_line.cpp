@@ -110,7 +110,7 @@ void CommandLine::flag(const std::string& name, std::string& target, const std::
                        std::initializer_list<std::string> choices) {
   names_.insert(name);
   const auto value = cxxopts::value<std::string>(target);
-  options_->add_options()(name, help, target.empty() ? value : value->default_value(target));  // not: (default: "")
+  options_->add_options()(name, help, target.empty() ? value : value->default_value(target));
   if (choices.size() == 0) return;
   checks_.push_back([name, &target, choices = std::vector<std::string>(choices)] {
     if (std::find(choices.begin(), choices.end(), target) != choices.end()) return;
@@ -122,7 +122,7 @@ void CommandLine::flag(const std::string& name, std::string& target, const std::
 
 void CommandLine::positional(std::vector<std::string>& target, const std::string& usage) {
   positional_ = &target;
-  options_->custom_help("[OPTION...] " + usage);  // the library's own way shows it only for words that it has names for
+  options_->custom_help("[OPTION...] " + usage);  // positional_help shows only with names for the words
 }
 
 // cxxopts takes a boolean's value only as --flag=value.
