@@ -103,7 +103,7 @@ Image decode_bmp(Bytes bytes, const std::string& name) {
   const std::size_t row_bits = static_cast<std::size_t>(h.width) * h.bits;
   const std::size_t stride = (row_bits + 31) / 32 * 4;
   check_image(h.pixels >= h.palette && h.pixels <= bytes.size() &&
-                  stride * static_cast<std::size_t>(h.height) <= bytes.size() - h.pixels,
+                  stride * static_cast<std::size_t>(h.height - 1) + (row_bits + 7) / 8 <= bytes.size() - h.pixels,
               name, "the BMP file is truncated");
 
   // Numbers without an entry stand for their grey, as in Pillow.

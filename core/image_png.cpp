@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <string_view>
 
@@ -79,7 +80,8 @@ std::vector<std::uint8_t> critical_chunks(Bytes bytes, const std::string& name) 
     check_image(checksum(chunk.subspan(4, 4 + length)) == big32(chunk, kChunkHeaderBytes + length), name,
                 "the PNG file is broken, the checksum of its ", type, " chunk does not match");
     if (type != "PLTE") {
-      keep(chunk);
+      // stb_image copies from no buffer to no buffer for an empty first piece of data, which is undefined.
+      if (type != "IDAT" || length > 0) keep(chunk);
       continue;
     }
     check_image(length % 3 == 0 && length <= 768, name, "the PNG palette has ", length,
@@ -96,6 +98,8 @@ std::vector<std::uint8_t> critical_chunks(Bytes bytes, const std::string& name) 
 
 Image decode_png(Bytes bytes, const std::string& name) {
   const std::vector<std::uint8_t> png = critical_chunks(bytes, name);
+  check_image(png.size() <= std::numeric_limits<int>::max(), name, "the PNG file has ", png.size(),
+              " bytes, more than can be decoded");
   const Bytes header = Bytes(png).subspan(kSignatureBytes + kChunkHeaderBytes, kHeaderChunkBytes);
   const unsigned depth = header[8], colour = header[9];
   enum { kGrey = 0, kPalette = 3 };
@@ -108,7 +112,9 @@ Image decode_png(Bytes bytes, const std::string& name) {
   int width = 0, height = 0, channels = 0;
   const auto release = [](void* pixels) { stbi_image_free(pixels); };
   const auto check_decoded = [&](const void* pixels) {
-    check_image(pixels != nullptr, name, "the PNG data is broken (", stbi_failure_reason(), ")");
+    // stb_image knows no reason for a reserved kind of deflate block.
+    const char* reason = stbi_failure_reason();
+    check_image(pixels != nullptr, name, "the PNG data is broken (", reason ? reason : "bad block", ")");
   };
   if (depth == 16 && colour == kGrey) {
     const std::unique_ptr<std::uint16_t, decltype(release)> grey(
