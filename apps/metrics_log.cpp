@@ -14,7 +14,8 @@ std::uintmax_t bytes_up_to(const std::filesystem::path& file, std::int64_t last)
   std::uintmax_t bytes = 0;
   for (std::string line; std::getline(in, line) && !in.eof(); bytes += line.size() + 1) {
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object() || json.value("iteration", last + 1) > last) break;
+    if (!json.is_object() || !json.contains("iteration") || !json["iteration"].is_number_integer()) break;
+    if (json["iteration"].get<std::int64_t>() > last) break;
   }
   return bytes;
 }

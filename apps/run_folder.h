@@ -32,7 +32,7 @@ class RunFolder {
 
   // Whether an earlier run has left results here.
   bool has_results() const;
-  // Deletes what programs write here, and nothing else.
+  // Deletes model/, img/, test/, deploy/ and metrics.jsonl with all they hold; what else lies in the folder stays.
   void clear() const;
   // Deletes all but the newest `keep` numbered checkpoints.
   void prune(std::int64_t keep) const;

@@ -1,12 +1,9 @@
 // The images of a training run, drawn in the reference's order and loaded ahead in the background.
 //
-// 1. All random draws happen step by step in one place: training images of A and B, then, in a step that writes a
-// sheet,
-//    five batches of each training folder and five images of each test folder, alternating A and B. Decoding draws
-//    nothing, so the number of threads changes no pixel.
-// 2. Every step carries the state after its draws: a run continued from there gets the images that the never-stopped
-// run
-//    got.
+// 1. All random draws happen step by step in one place: training images of A and B, then, for a step with a
+//    sheet, five batches of each training folder and five images of each test folder, alternating A and B. Decoding
+//    draws nothing, so the number of threads changes no pixel.
+// 2. Every step carries the state after its draws: a run continued from there gets the images of one never stopped.
 #pragma once
 
 #include <array>

@@ -62,7 +62,8 @@ TranslationPlan plan_translation(const TranslateOptions& o) {
   TranslationPlan plan;
   const fs::path output = o.output;
   const std::string extension = o.format.empty() ? ".png" : "." + o.format;
-  for (const std::string& input : o.inputs) check(fs::exists(input), "there is no file or folder ", input);
+  std::error_code ignored;  // a name that the system cannot even look up does not exist either
+  for (const std::string& input : o.inputs) check(fs::exists(input, ignored), "there is no file or folder ", input);
   if (o.inputs.size() == 1 && !fs::is_directory(o.inputs[0]) && !names_folder(output)) {
     plan.items.push_back(item_for(o, o.inputs[0], output_file(o)));
   } else {

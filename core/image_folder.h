@@ -1,9 +1,8 @@
 // The images below a folder, in the order in which the reference (torchvision's DatasetFolder without classes) numbers
 // them.
 //
-// 1. Folders come in the order of their path as a string, the top folder first; the files of one folder follow each
-// other
-//    in code point order ("10.png" before "2.png"). Hidden files and folders count.
+// 1. Folders come in the order of their path as a string, the top folder first; the files of one folder come in code
+//    point order ("10.png" before "2.png"). Hidden files and folders count.
 // 2. An image is a file whose name ends in jpg, jpeg, png, ppm, bmp or pgm after a dot, in any case; the content is not
 //    looked at.
 // 3. Links to files are followed, and the folder itself may be a link; links to folders inside it are not followed.

@@ -1,12 +1,10 @@
 // Work done ahead in background threads, handed out in order.
 //
 // 1. The source is called by one thread at a time, so it may draw random numbers; the jobs it returns run in parallel.
-// 2. Results come out in the order of the source's calls, whatever the number of threads and however long each job
-// takes.
+// 2. Results come out in the order of the source's calls, whatever the number of threads or a job's duration.
 // 3. At most `capacity` results are drawn and not yet taken: memory stays bounded.
 // 4. What a job or the source throws is thrown by next() in that result's place. An exception or nullopt from the
-// source
-//    is its last word; an exception of a job is not.
+//    source is its last word; an exception of a job is not.
 #pragma once
 
 #include <condition_variable>

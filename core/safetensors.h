@@ -40,8 +40,7 @@ using SafetensorsMetadata = std::map<std::string, std::string>;
 
 // Writes the arrays in order; the file appears whole or not at all. The first array begins at a multiple of 64 bytes,
 // the others follow without gaps. Throws FileError if it cannot be written, and Error for a name that occurs twice or
-// is
-// "__metadata__", text that is not UTF-8, an impossible shape, or data of another size than the shape's.
+// is "__metadata__", text that is not UTF-8, an impossible shape, or data of another size than the shape's.
 void write_safetensors(const std::filesystem::path& file, std::span<const SafetensorsEntry> entries,
                        const SafetensorsMetadata& metadata);
 

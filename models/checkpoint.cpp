@@ -11,6 +11,7 @@ namespace {
 constexpr const char* kTrainingFormat = "minidl-ugatit-training-1";
 constexpr const char* kGeneratorFormat = "minidl-ugatit-generator-1";
 constexpr const char* kStatePrefix = "state.";
+constexpr std::int64_t kMaxStep = 1'000'000'000;  // no run gets there
 
 nlohmann::json to_json(const UgatitOptions& o) {
   return {{"image_channels", o.image_channels},   {"channels", o.channels},
@@ -105,6 +106,13 @@ CheckpointInfo checkpoint_info(const SafetensorsFile& file) {
   } catch (const nlohmann::json::exception&) {
     throw CheckpointError(file.path().string() + " is damaged: its metadata is malformed");
   }
+  const UgatitOptions& o = info.options;
+  const auto within = [](std::int64_t number, std::int64_t low, std::int64_t high) {
+    return number >= low && number <= high;
+  };
+  if (!within(o.image_channels, 1, 3) || !within(o.channels, 1, 4096) || !within(o.residual_blocks, 1, 256) ||
+      !within(o.discriminator_depth, 4, 16) || !within(o.image_size, 16, 65536) || !within(info.step, 0, kMaxStep))
+    throw CheckpointError(file.path().string() + " is damaged: its metadata describes an impossible model");
   if (info.kind == CheckpointInfo::Kind::training)
     info.configuration = value("configuration");
   else

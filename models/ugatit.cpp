@@ -71,7 +71,8 @@ UgatitTrainer::UgatitTrainer(Ugatit& model, const UgatitTrainingOptions& options
 void UgatitTrainer::restore(std::int64_t steps) {
   generator_adam_.set_lr(options_.lr);
   discriminator_adam_.set_lr(options_.lr);
-  for (std::int64_t step = 1; step <= steps; ++step) decay_learning_rate(step);
+  // Nothing changes in the first half, nor once the rate is 0.
+  for (std::int64_t step = options_.iterations / 2 + 1; step <= steps && lr() > 0; ++step) decay_learning_rate(step);
   generator_adam_.set_step_count(steps);
   discriminator_adam_.set_step_count(steps);
 }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <random>
 
+#include <nlohmann/json.hpp>
+
 #include "models/checkpoint.h"
 #include "tests/test_util.h"
 #include "tests/train_runs.h"
@@ -268,4 +270,31 @@ TEST_CASE("the learning rate falls as the reference's, and never below 0") {
   CHECK(lr_after(1000, 1000) == 0);  // -7.467e-19 in the reference
   CHECK(lr_after(21, 21) == 0);      // -1e-5 in the reference
   CHECK(lr_after(1, 1) == 1e-4);     // divides by zero in the reference
+}
+
+TEST_CASE("metadata that describes an impossible model or step is refused by the file's name, and at once") {
+  const test::TemporaryFolder folder;
+  const auto file = folder.path() / "x.safetensors";
+  const auto info_of = [&](const std::string& key, std::int64_t value) {
+    nlohmann::json model{{"image_channels", 3},      {"channels", 4},    {"residual_blocks", 1},
+                         {"discriminator_depth", 6}, {"image_size", 96}, {"light", true}};
+    std::int64_t step = 1;
+    (key == "step" ? step : model.at(key).get_ref<std::int64_t&>()) = value;
+    write_safetensors(file, {},
+                      {{"format", "minidl-ugatit-generator-1"},
+                       {"direction", "A2B"},
+                       {"model", model.dump()},
+                       {"step", std::to_string(step)}});
+    return checkpoint_info(SafetensorsFile(file));
+  };
+  CHECK(info_of("step", 5).step == 5);
+  const std::int64_t huge = std::int64_t{1} << 62;
+  for (const auto& [key, value] :
+       {std::pair("channels", std::int64_t{0}), std::pair("channels", std::int64_t{-1}), std::pair("channels", huge),
+        std::pair("residual_blocks", std::int64_t{1'000'000'000}), std::pair("image_size", std::int64_t{1} << 40),
+        std::pair("image_channels", huge), std::pair("discriminator_depth", huge), std::pair("step", huge),
+        std::pair("step", std::int64_t{-1})}) {
+    INFO(key << " " << value);
+    CHECK_THROWS_WITH(info_of(key, value), Contains(file.string()) && Contains("impossible model"));
+  }
 }

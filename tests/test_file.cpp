@@ -1,5 +1,6 @@
 // Files appear whole or not at all, whatever goes wrong; failures say where, why and what to do.
 #include "core/file.h"
+#include "tests/temporary_folder.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -21,20 +22,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (fs::temp_directory_path() / "minidl file äö XXXXXX").string();
-    REQUIRE(mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-  std::size_t files() const { return std::distance(fs::directory_iterator(path_), fs::directory_iterator()); }
-
- private:
-  fs::path path_;
+// Its name checks spaces and umlauts on the way.
+struct Folder : test::TemporaryFolder {
+  Folder() : TemporaryFolder("minidl file äö ") {}
+  std::size_t files() const { return std::distance(fs::directory_iterator(path()), fs::directory_iterator()); }
 };
 
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }

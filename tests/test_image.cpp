@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/image.h"
+#include "tests/temporary_folder.h"
 
 using namespace minidl;
 using Catch::Matchers::Contains;
@@ -97,24 +98,12 @@ Buffer jpeg_with_exif(const std::string& tiff) {
   return as_buffer(std::string("\xff\xd8\xff\xe1\0", 5) + length + payload + "\xff\xda");
 }
 
-class TemporaryFolder {
- public:
-  TemporaryFolder() : path_(fs::temp_directory_path() / ("minidl_image_" + std::to_string(std::random_device{}()))) {
-    REQUIRE(fs::create_directory(path_));
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() { fs::remove_all(path_); }
-
+struct Folder : test::TemporaryFolder {
   fs::path write(const std::string& name, const Buffer& bytes) const {
-    std::ofstream(path_ / name, std::ios::binary)
+    std::ofstream(path() / name, std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-    return path_ / name;
+    return path() / name;
   }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
 };
 
 }  // namespace
@@ -151,7 +140,7 @@ TEST_CASE("Every format decodes to what Pillow makes of it", "[image]") {
 }
 
 TEST_CASE("The content of a file decides its format", "[image]") {
-  const TemporaryFolder folder;
+  const Folder folder;
   const Image png = read_image(folder.write("photo.jpg", format_bytes("rgb8.png")));
   CHECK(png.pixels == format_bytes("rgb8_png.expected"));
 

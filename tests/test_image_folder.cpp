@@ -8,37 +8,19 @@
 
 #include "core/check.h"
 #include "core/image_folder.h"
+#include "tests/temporary_folder.h"
 
 using namespace minidl;
 namespace fs = std::filesystem;
 
 namespace {
 
-// A fresh folder, removed at the end.
-class TempFolder {
- public:
-  TempFolder() {
-    std::string pattern = (fs::temp_directory_path() / "minidl image folder XXXXXX").string();
-    REQUIRE(mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-
-  fs::path operator/(const fs::path& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-
+struct TempFolder : test::TemporaryFolder {
+  TempFolder() : TemporaryFolder("minidl image folder ") {}
   void add(const fs::path& name) const {
-    fs::create_directories((path_ / name).parent_path());
-    REQUIRE(std::ofstream(path_ / name).put('x'));
+    fs::create_directories((path() / name).parent_path());
+    REQUIRE(std::ofstream(path() / name).put('x'));
   }
-
- private:
-  fs::path path_;
 };
 
 std::vector<std::string> names(const std::vector<fs::path>& paths) {

@@ -1,5 +1,6 @@
 // The safetensors format, against files made byte by byte here and one that the format's own library wrote.
 #include "core/safetensors.h"
+#include "tests/temporary_folder.h"
 
 #include <stdlib.h>
 
@@ -19,24 +20,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (fs::temp_directory_path() / "minidl safetensors XXXXXX").string();
-    REQUIRE(mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-
+struct Folder : test::TemporaryFolder {
   // A file of exactly these bytes.
   fs::path put(const std::string& bytes) const {
-    std::ofstream(path_ / "file", std::ios::binary | std::ios::trunc) << bytes;
-    return path_ / "file";
+    std::ofstream(path() / "file", std::ios::binary | std::ios::trunc) << bytes;
+    return path() / "file";
   }
-
- private:
-  fs::path path_;
 };
 
 std::string content(const fs::path& file) {

@@ -204,6 +204,7 @@ TEST_CASE("metrics: what belongs to lost work is cut off when a run continues", 
   CHECK(cut(one + "\n" + three, 5) == one);
   CHECK(cut(one + "[2]\n" + three, 5) == one);
   CHECK(cut(one + "{\"step\":2}\n" + three, 5) == one);
+  CHECK(cut(one + "{\"iteration\":\"x\"}\n" + three, 5) == one);  // once threw the JSON library's own error
   CHECK(cut("\xff\xfe\n" + one, 5) == "");
 
   write_text(file, one + two + three);

@@ -11,6 +11,7 @@
 #include "apps/training_data.h"
 #include "core/check.h"
 #include "core/image.h"
+#include "tests/temporary_folder.h"
 
 using namespace minidl;
 namespace fs = std::filesystem;
@@ -124,23 +125,11 @@ bool equal(const TrainingStep& a, const TrainingStep& b) {
          a.sheet.has_value() == b.sheet.has_value() && (!a.sheet || same_sheet(*a.sheet, *b.sheet));
 }
 
-// A copy of the golden data set that may be changed; removed at the end.
-class DatasetCopy {
- public:
-  DatasetCopy() {
-    std::string pattern = (fs::temp_directory_path() / "minidl dataset XXXXXX").string();
-    REQUIRE(mkdtemp(pattern.data()) != nullptr);
-    path = pattern;
-    fs::copy(golden_dataset(), path, fs::copy_options::recursive);
+// A copy of the golden data set that may be changed.
+struct DatasetCopy : test::TemporaryFolder {
+  DatasetCopy() : TemporaryFolder("minidl dataset ") {
+    fs::copy(golden_dataset(), path(), fs::copy_options::recursive);
   }
-  ~DatasetCopy() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  DatasetCopy(const DatasetCopy&) = delete;
-  DatasetCopy& operator=(const DatasetCopy&) = delete;
-
-  fs::path path;
 };
 
 using Catch::Matchers::Contains;
@@ -270,20 +259,20 @@ TEST_CASE("training data: a resumed run gets the images of the never-stopped one
 
 TEST_CASE("training data: a file that is no image stops training in its step, by name", "[training_data]") {
   const DatasetCopy copy;
-  const fs::path broken = copy.path / "trainB" / "10.png";  // drawn in step 2
+  const fs::path broken = copy.path() / "trainB" / "10.png";  // drawn in step 2
   REQUIRE(std::ofstream(broken) << "not a picture at all");
   auto o = options(20);
   o.threads = 3;
-  TrainingData data(TrainingFolders(copy.path), o, first_state(copy.path));
+  TrainingData data(TrainingFolders(copy.path()), o, first_state(copy.path()));
   CHECK(data.next()->step == 1);
   CHECK_THROWS_WITH(data.next(), Contains("10.png"));
 }
 
 TEST_CASE("training data: resuming with another number of files is refused", "[training_data]") {
   const DatasetCopy copy;
-  const auto state = first_state(copy.path);
-  fs::copy_file(copy.path / "trainB/0.png", copy.path / "trainB/new.png");
-  const TrainingFolders changed(copy.path);
+  const auto state = first_state(copy.path());
+  fs::copy_file(copy.path() / "trainB/0.png", copy.path() / "trainB/new.png");
+  const TrainingFolders changed(copy.path());
   CHECK_THROWS_WITH(TrainingData(changed, options(20), state), Contains("trainB") && Contains("8") && Contains("7"));
 }
 
@@ -312,16 +301,16 @@ TEST_CASE("training data: damaged states and wrong options are refused", "[train
 
 TEST_CASE("training data: a data set that is missing a folder", "[training_data]") {
   const DatasetCopy copy;
-  CHECK_THROWS_WITH(TrainingFolders(copy.path / "nothing"), Contains("nothing") && Contains("trainA"));
-  fs::remove_all(copy.path / "testB");
-  CHECK_THROWS_WITH(TrainingFolders(copy.path), Contains("testB") && Contains("does not exist"));
+  CHECK_THROWS_WITH(TrainingFolders(copy.path() / "nothing"), Contains("nothing") && Contains("trainA"));
+  fs::remove_all(copy.path() / "testB");
+  CHECK_THROWS_WITH(TrainingFolders(copy.path()), Contains("testB") && Contains("does not exist"));
 }
 
 TEST_CASE("training data: the data set may be a link", "[training_data]") {
   const DatasetCopy copy;
-  fs::create_directory(copy.path / "linked");
+  fs::create_directory(copy.path() / "linked");
   for (const char* name : {"trainA", "trainB", "testA", "testB"})
-    fs::create_directory_symlink(fs::path("..") / name, copy.path / "linked" / name);
-  TrainingData data(TrainingFolders(copy.path / "linked"), options(1), first_state(copy.path));
+    fs::create_directory_symlink(fs::path("..") / name, copy.path() / "linked" / name);
+  TrainingData data(TrainingFolders(copy.path() / "linked"), options(1), first_state(copy.path()));
   CHECK(data.next()->a == training_images("trainA", {parse(kSteps).front()}));
 }
