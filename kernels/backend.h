@@ -192,4 +192,19 @@ class Backend {
 // The backend of a device; throws Error when this build or machine has none.
 Backend& backend_of(DeviceType device);
 
+// For tools and tests only: while it lives, backend_of(device) gives `substitute`, which is meant to wrap the backend
+// that it stands in for. Memory outlives the scope, so allocate and deallocate must be those of the wrapped backend.
+// Scopes nest; they begin and end while no other thread uses the device.
+class ReplacedBackend {
+ public:
+  ReplacedBackend(DeviceType device, Backend& substitute);
+  ~ReplacedBackend();
+  ReplacedBackend(const ReplacedBackend&) = delete;
+  ReplacedBackend& operator=(const ReplacedBackend&) = delete;
+
+ private:
+  DeviceType device_;
+  Backend* previous_;  // null: the device's own
+};
+
 }  // namespace minidl
