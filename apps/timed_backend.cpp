@@ -1,0 +1,255 @@
+// The backend that times every call. A new function of the contract takes one override here: its name, its shape, its
+// floating-point operations, its bytes, and the call itself.
+#include <chrono>
+
+#include "apps/op_profile.h"
+#include "core/check.h"
+
+namespace minidl {
+namespace {
+
+using Int = std::int64_t;
+
+double floats(Int count) { return static_cast<double>(count) * sizeof(float); }
+// The second if the first is not null: outputs and inputs that may be left out.
+Int if_any(const void* pointer, Int count) { return pointer ? count : 0; }
+
+// Two per multiply-add, in either direction.
+double flops(const ConvDims& d) {
+  return 2.0 * static_cast<double>(d.out.size()) * static_cast<double>(d.in.c * d.kernel * d.kernel);
+}
+double flops(const LinearDims& d) {
+  return 2.0 * static_cast<double>(d.rows) * static_cast<double>(d.in) * static_cast<double>(d.out);
+}
+double bytes(const ConvDims& d) { return floats(d.in.size() + d.in.c * d.out.c * d.kernel * d.kernel + d.out.size()); }
+double bytes(const LinearDims& d) { return floats(d.rows * d.in + d.in * d.out + d.rows * d.out); }
+
+std::string text(const ImageDims& d) { return concat_text(d.n, "x", d.c, "x", d.h, "x", d.w); }
+std::string text(const ConvDims& d) {
+  return concat_text(text(d.in), " to ", d.out.c, ", ", d.kernel, "x", d.kernel,
+                     d.stride > 1 ? concat_text(", stride ", d.stride) : "",
+                     d.padding > 0 ? concat_text(", padding ", d.padding) : "");
+}
+std::string text(const LinearDims& d) { return concat_text(d.rows, "x", d.in, " to ", d.out); }
+std::string text(const NormSpec& spec, const float* rho) {
+  const char* kind = !rho ? "instance" : spec.per_sample_style ? "AdaILN" : "ILN";
+  return concat_text(text(spec.dims), ", ", kind, spec.relu ? ", relu" : "");
+}
+std::string text(Activation f, Int size) {
+  const char* const names[] = {"relu", "leaky_relu", "tanh", "sigmoid"};
+  return concat_text(size, ", ", names[static_cast<int>(f)]);
+}
+std::string text(Int size) { return concat_text(size); }
+
+Int resized(const ImageDims& d, Int h, Int w) { return d.n * d.c * h * w; }
+Int padded(const ImageDims& d, Int pad) { return resized(d, d.h + 2 * pad, d.w + 2 * pad); }
+
+class TimedBackend final : public Backend {
+ public:
+  TimedBackend(Backend& real, OpProfile& profile) : real_(real), profile_(profile) {}
+
+  // Neither queries nor the pool's rare allocations are operations.
+  DeviceType type() const override { return real_.type(); }
+  Int channel_block(Int channels) const override { return real_.channel_block(channels); }
+  void* allocate(std::size_t size) override { return real_.allocate(size); }
+  void deallocate(void* memory) override { real_.deallocate(memory); }
+
+  void upload(void* device, const void* host, std::size_t n) override {
+    timed("upload", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.upload(device, host, n); });
+  }
+  void download(void* host, const void* device, std::size_t n) override {
+    timed("download", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.download(host, device, n); });
+  }
+  void copy(void* to, const void* from, std::size_t n) override {
+    timed("copy", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.copy(to, from, n); });
+  }
+
+  void image_to_plain(const ImageDims& d, const float* image, float* plain) override {
+    timed("image_to_plain", text(d), 0, floats(2 * d.size()), [&] { real_.image_to_plain(d, image, plain); });
+  }
+  void plain_to_image(const ImageDims& d, const float* plain, float* image) override {
+    timed("plain_to_image", text(d), 0, floats(2 * d.size()), [&] { real_.plain_to_image(d, plain, image); });
+  }
+  void bytes_to_image(const ImageDims& d, const std::uint8_t* pixels, float* image) override {
+    timed("bytes_to_image", text(d), 0, 5.0 * d.size(), [&] { real_.bytes_to_image(d, pixels, image); });
+  }
+
+  void conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) override {
+    timed("conv_forward", text(d), flops(d), bytes(d), [&] { real_.conv_forward(d, x, w, bias, y); });
+  }
+  void conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) override {
+    timed("conv_backward_data", text(d), flops(d), bytes(d), [&] { real_.conv_backward_data(d, gy, w, gx); });
+  }
+  void conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) override {
+    timed("conv_backward_weights", text(d), flops(d), bytes(d),
+          [&] { real_.conv_backward_weights(d, x, gy, gw, gbias); });
+  }
+  void linear_forward(const LinearDims& d, const float* x, const float* w, const float* bias, float* y) override {
+    timed("linear_forward", text(d), flops(d), bytes(d), [&] { real_.linear_forward(d, x, w, bias, y); });
+  }
+  void linear_backward_data(const LinearDims& d, const float* gy, const float* w, float* gx) override {
+    timed("linear_backward_data", text(d), flops(d), bytes(d), [&] { real_.linear_backward_data(d, gy, w, gx); });
+  }
+  void linear_backward_weights(const LinearDims& d, const float* x, const float* gy, float* gw, float* gbias) override {
+    timed("linear_backward_weights", text(d), flops(d), bytes(d),
+          [&] { real_.linear_backward_weights(d, x, gy, gw, gbias); });
+  }
+
+  void reflection_pad_forward(const ImageDims& d, Int pad, const float* x, float* y) override {
+    timed("reflection_pad_forward", concat_text(text(d), " by ", pad), 0, floats(d.size() + padded(d, pad)),
+          [&] { real_.reflection_pad_forward(d, pad, x, y); });
+  }
+  void reflection_pad_backward(const ImageDims& d, Int pad, const float* gy, float* gx) override {
+    timed("reflection_pad_backward", concat_text(text(d), " by ", pad), 0, floats(d.size() + padded(d, pad)),
+          [&] { real_.reflection_pad_backward(d, pad, gy, gx); });
+  }
+  void upsample_nearest_forward(const ImageDims& d, Int scale, const float* x, float* y) override {
+    timed("upsample_nearest_forward", concat_text(text(d), " by ", scale), 0, floats(d.size() * (1 + scale * scale)),
+          [&] { real_.upsample_nearest_forward(d, scale, x, y); });
+  }
+  void upsample_nearest_backward(const ImageDims& d, Int scale, const float* gy, float* gx) override {
+    timed("upsample_nearest_backward", concat_text(text(d), " by ", scale), 0, floats(d.size() * (1 + scale * scale)),
+          [&] { real_.upsample_nearest_backward(d, scale, gy, gx); });
+  }
+
+  void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
+                    const float* residual, float* y, float* stats) override {
+    const Int size = spec.dims.size();
+    timed("norm_forward", text(spec, rho) + (residual ? ", residual" : ""), 0,
+          floats(2 * size + if_any(residual, size)),
+          [&] { real_.norm_forward(spec, x, rho, gamma, beta, residual, y, stats); });
+  }
+  void norm_backward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
+                     const float* stats, const float* gy, float* gx, float* grho, float* ggamma,
+                     float* gbeta) override {
+    const Int size = spec.dims.size();
+    timed("norm_backward", text(spec, rho), 0, floats(2 * size + if_any(gx, size)),
+          [&] { real_.norm_backward(spec, x, rho, gamma, beta, stats, gy, gx, grho, ggamma, gbeta); });
+  }
+
+  void activation_forward(Activation f, float slope, Int size, const float* x, float* y) override {
+    timed("activation_forward", text(f, size), 0, floats(2 * size),
+          [&] { real_.activation_forward(f, slope, size, x, y); });
+  }
+  void activation_backward(Activation f, float slope, Int size, const float* y, const float* gy, float* gx) override {
+    timed("activation_backward", text(f, size), 0, floats(3 * size),
+          [&] { real_.activation_backward(f, slope, size, y, gy, gx); });
+  }
+  void fill(Int size, float value, float* y) override {
+    timed("fill", text(size), 0, floats(size), [&] { real_.fill(size, value, y); });
+  }
+  void add(Int size, const float* a, const float* b, float* y) override {
+    timed("add", text(size), 0, floats(3 * size), [&] { real_.add(size, a, b, y); });
+  }
+  void multiply(Int size, const float* a, const float* b, float* y) override {
+    timed("multiply", text(size), 0, floats(3 * size), [&] { real_.multiply(size, a, b, y); });
+  }
+  void scale(Int size, float factor, const float* x, float* y) override {
+    timed("scale", text(size), 0, floats(2 * size), [&] { real_.scale(size, factor, x, y); });
+  }
+  void scale_by(Int size, const float* s, const float* x, float* y) override {
+    timed("scale_by", text(size), 0, floats(2 * size), [&] { real_.scale_by(size, s, x, y); });
+  }
+
+  void global_pool_forward(const ImageDims& d, const float* x, float* mean, float* max, std::int32_t* argmax) override {
+    timed("global_pool_forward", concat_text(text(d), mean ? ", mean" : "", max ? ", max" : ""), 0, floats(d.size()),
+          [&] { real_.global_pool_forward(d, x, mean, max, argmax); });
+  }
+  void global_mean_backward(const ImageDims& d, const float* gmean, float* gx) override {
+    timed("global_mean_backward", text(d), 0, floats(d.size()), [&] { real_.global_mean_backward(d, gmean, gx); });
+  }
+  void global_max_backward(const ImageDims& d, const float* gmax, const std::int32_t* argmax, float* gx) override {
+    timed("global_max_backward", text(d), 0, floats(d.size()), [&] { real_.global_max_backward(d, gmax, argmax, gx); });
+  }
+  void concat_forward(const ImageDims& da, const ImageDims& db, const float* a, const float* b, float* y) override {
+    timed("concat_forward", concat_text(text(da), " and ", db.c), 0, floats(2 * (da.size() + db.size())),
+          [&] { real_.concat_forward(da, db, a, b, y); });
+  }
+  void concat_backward(const ImageDims& da, const ImageDims& db, const float* gy, float* ga, float* gb) override {
+    timed("concat_backward", concat_text(text(da), " and ", db.c), 0,
+          floats(2 * (if_any(ga, da.size()) + if_any(gb, db.size()))),
+          [&] { real_.concat_backward(da, db, gy, ga, gb); });
+  }
+  void scale_channels_forward(const ImageDims& d, const float* x, const float* s, float* y) override {
+    timed("scale_channels_forward", text(d), 0, floats(2 * d.size()),
+          [&] { real_.scale_channels_forward(d, x, s, y); });
+  }
+  void scale_channels_backward(const ImageDims& d, const float* x, const float* s, const float* gy, float* gx,
+                               float* gs) override {
+    timed("scale_channels_backward", text(d), 0, floats(d.size() + if_any(gx, d.size()) + if_any(gs, d.size())),
+          [&] { real_.scale_channels_backward(d, x, s, gy, gx, gs); });
+  }
+  void sum_channels_forward(const ImageDims& d, const float* x, float* y) override {
+    timed("sum_channels_forward", text(d), 0, floats(d.size() + d.n * d.pixels()),
+          [&] { real_.sum_channels_forward(d, x, y); });
+  }
+  void sum_channels_backward(const ImageDims& d, const float* gy, float* gx) override {
+    timed("sum_channels_backward", text(d), 0, floats(d.size() + d.n * d.pixels()),
+          [&] { real_.sum_channels_backward(d, gy, gx); });
+  }
+
+  void mean_forward(Int size, const float* x, float* y) override {
+    timed("mean_forward", text(size), 0, floats(size), [&] { real_.mean_forward(size, x, y); });
+  }
+  void mean_backward(Int size, const float* gy, float* gx) override {
+    timed("mean_backward", text(size), 0, floats(size), [&] { real_.mean_backward(size, gy, gx); });
+  }
+  void mse_forward(Int size, const float* x, float target, float* loss) override {
+    timed("mse_forward", text(size), 0, floats(size), [&] { real_.mse_forward(size, x, target, loss); });
+  }
+  void mse_backward(Int size, const float* x, float target, const float* gy, float* gx) override {
+    timed("mse_backward", text(size), 0, floats(2 * size), [&] { real_.mse_backward(size, x, target, gy, gx); });
+  }
+  void l1_forward(Int size, const float* x, const float* target, float* loss) override {
+    timed("l1_forward", text(size), 0, floats(2 * size), [&] { real_.l1_forward(size, x, target, loss); });
+  }
+  void l1_backward(Int size, const float* x, const float* target, const float* gy, float* gx) override {
+    timed("l1_backward", text(size), 0, floats(3 * size), [&] { real_.l1_backward(size, x, target, gy, gx); });
+  }
+  void bce_forward(Int size, const float* logits, float target, float* loss) override {
+    timed("bce_forward", text(size), 0, floats(size), [&] { real_.bce_forward(size, logits, target, loss); });
+  }
+  void bce_backward(Int size, const float* logits, float target, const float* gy, float* gx) override {
+    timed("bce_backward", text(size), 0, floats(2 * size), [&] { real_.bce_backward(size, logits, target, gy, gx); });
+  }
+
+  void spectral_norm_forward(Int rows, Int cols, bool iterate, const float* w, float* u, float* v, float* sigma,
+                             float* wn) override {
+    timed("spectral_norm_forward", concat_text(rows, "x", cols, iterate ? "" : ", fixed"), 0, floats(2 * rows * cols),
+          [&] { real_.spectral_norm_forward(rows, cols, iterate, w, u, v, sigma, wn); });
+  }
+  void spectral_norm_backward(Int rows, Int cols, const float* w, const float* u, const float* v, const float* sigma,
+                              const float* gwn, float* gw) override {
+    timed("spectral_norm_backward", concat_text(rows, "x", cols), 0, floats(3 * rows * cols),
+          [&] { real_.spectral_norm_backward(rows, cols, w, u, v, sigma, gwn, gw); });
+  }
+
+  void adam(const AdamStep& step, std::span<const AdamTensor> tensors) override {
+    Int size = 0;
+    for (const AdamTensor& tensor : tensors) size += tensor.size;
+    // Reads the gradient; reads and writes the value and both moments.
+    timed("adam", concat_text(size, " in ", tensors.size(), " tensors"), 0, floats(7 * size),
+          [&] { real_.adam(step, tensors); });
+  }
+
+ private:
+  template <class Call>
+  void timed(const char* op, const std::string& shape, double flop_count, double byte_count, Call call) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    call();
+    const std::chrono::duration<double> seconds = Clock::now() - start;
+    profile_.add(op, shape, seconds.count(), flop_count, byte_count);
+  }
+
+  Backend& real_;
+  OpProfile& profile_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> timed_backend(Backend& real, OpProfile& profile) {
+  return std::make_unique<TimedBackend>(real, profile);
+}
+
+}  // namespace minidl
