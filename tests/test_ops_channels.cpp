@@ -219,12 +219,12 @@ TEST_CASE("scale_channels and sum_channels equal their definition in every layou
 
 TEST_CASE("channel operations refuse what does not fit, by name", "[channels]") {
   for (const DeviceType device : test_devices()) {
-    const Tensor x = random_tensor({2, 8, 3, 5}, device, 1);
-    for (const Tensor& wrong : {random_plain({2, 8, 3, 5}, device, 1), random_tensor({2, 8}, device, 1),
-                                Tensor::empty({0, 8, 3, 5}, device), Tensor()}) {
+    const Tensor x = random_tensor({2, 16, 3, 5}, device, 1);
+    for (const Tensor& wrong : {random_plain({2, 16, 3, 5}, device, 1), random_tensor({2, 16}, device, 1),
+                                Tensor::empty({0, 16, 3, 5}, device), Tensor()}) {
       CHECK_THAT(error_of([&] { global_mean(wrong); }), StartsWith("global_mean: "));
       CHECK_THAT(error_of([&] { global_mean_max(wrong); }), StartsWith("global_mean_max: "));
-      CHECK_THAT(error_of([&] { scale_channels(wrong, Tensor::full({8}, 1, device)); }),
+      CHECK_THAT(error_of([&] { scale_channels(wrong, Tensor::full({16}, 1, device)); }),
                  StartsWith("scale_channels: "));
       CHECK_THAT(error_of([&] { sum_channels(wrong); }), StartsWith("sum_channels: "));
       CHECK_THAT(error_of([&] { concat(wrong, x); }), StartsWith("concat: "));
@@ -232,9 +232,9 @@ TEST_CASE("channel operations refuse what does not fit, by name", "[channels]") 
     }
     CHECK_THAT(error_of([&] { scale_channels(x, Tensor::full({7}, 1, device)); }), StartsWith("scale_channels: "));
     CHECK_THAT(error_of([&] { scale_channels(x, {}); }), StartsWith("scale_channels: "));
-    for (const Shape& shape : {Shape{1, 8, 3, 5}, Shape{2, 8, 4, 5}, Shape{2, 8, 3, 4}})
+    for (const Shape& shape : {Shape{1, 16, 3, 5}, Shape{2, 16, 4, 5}, Shape{2, 16, 3, 4}})
       CHECK_THAT(error_of([&] { concat(x, random_tensor(shape, device, 2)); }),
-                 StartsWith("concat: ") && Contains("[2, 8, 3, 5]"));
+                 StartsWith("concat: ") && Contains("[2, 16, 3, 5]"));
     CHECK_THAT(error_of([&] {
                  concat(Tensor::full({2, 3}, 1, device), Tensor::full({1, 3}, 1, device));
                }),
@@ -335,15 +335,15 @@ TEST_CASE("the target of l1_loss gets no gradient", "[loss]") {
 
 TEST_CASE("losses refuse what does not fit, by name", "[loss]") {
   for (const DeviceType device : test_devices()) {
-    const Tensor x = random_tensor({2, 8, 3, 3}, device, 1);
+    const Tensor x = random_tensor({2, 16, 3, 3}, device, 1);
     for (const Tensor& wrong : {Tensor(), Tensor::empty({0, 3}, device)}) {
       CHECK_THAT(error_of([&] { mean(wrong); }), StartsWith("mean: "));
       CHECK_THAT(error_of([&] { mse_loss(wrong, 0); }), StartsWith("mse_loss: "));
       CHECK_THAT(error_of([&] { l1_loss(wrong, wrong); }), StartsWith("l1_loss: "));
       CHECK_THAT(error_of([&] { bce_with_logits_loss(wrong, 0); }), StartsWith("bce_with_logits_loss: "));
     }
-    CHECK_THAT(error_of([&] { l1_loss(x, random_tensor({2, 8, 3, 4}, device, 1)); }), StartsWith("l1_loss: "));
-    CHECK_THAT(error_of([&] { l1_loss(x, random_plain({2, 8, 3, 3}, device, 1)); }), StartsWith("l1_loss: "));
+    CHECK_THAT(error_of([&] { l1_loss(x, random_tensor({2, 16, 3, 4}, device, 1)); }), StartsWith("l1_loss: "));
+    CHECK_THAT(error_of([&] { l1_loss(x, random_plain({2, 16, 3, 3}, device, 1)); }), StartsWith("l1_loss: "));
   }
 }
 
@@ -443,17 +443,17 @@ TEST_CASE("spectral norm divides a rank-one matrix by its only singular value", 
 
 TEST_CASE("spectral norm refuses what does not fit, by name", "[spectral]") {
   for (const DeviceType device : test_devices()) {
-    Buffer u = unit_vector(8, device, 1), v = unit_vector(72, device, 2), none;
+    Buffer u = unit_vector(16, device, 1), v = unit_vector(144, device, 2), none;
     const auto message = [](const Tensor& w, Buffer& left, Buffer& right) {
       return error_of([&] { spectral_norm(w, left, right, true); });
     };
-    const Tensor w = random_plain({8, 8, 3, 3}, device, 3);
+    const Tensor w = random_plain({16, 16, 3, 3}, device, 3);
     CHECK(message(w, u, v) == "");
     CHECK_THAT(message(w, v, u), StartsWith("spectral_norm: "));
     CHECK_THAT(message(w, none, v), StartsWith("spectral_norm: "));
     CHECK_THAT(message(Tensor(), u, v), StartsWith("spectral_norm: "));
-    CHECK_THAT(message(Tensor::full({8}, 1, device), u, v), StartsWith("spectral_norm: "));
+    CHECK_THAT(message(Tensor::full({16}, 1, device), u, v), StartsWith("spectral_norm: "));
     CHECK_THAT(message(Tensor::empty_plain({0, 3}, device), u, v), StartsWith("spectral_norm: "));
-    CHECK_THAT(message(random_tensor({8, 8, 3, 3}, device, 3), u, v), StartsWith("spectral_norm: "));
+    CHECK_THAT(message(random_tensor({16, 16, 3, 3}, device, 3), u, v), StartsWith("spectral_norm: "));
   }
 }

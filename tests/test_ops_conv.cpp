@@ -79,6 +79,17 @@ TEST_CASE("conv2d equals its definition in every layout", "[conv]") {
     for (const ConvCase& c : cases) check_conv(c, device);
 }
 
+// Large enough for Winograd's algorithm where the processor has it; sizes that are not whole tiles of 4x4.
+TEST_CASE("conv2d with a 3x3 kernel of many channels and pixels", "[conv]") {
+  const ConvCase cases[] = {
+      {{1, 32, 19, 23}, 32, 3, {}, false},
+      {{1, 64, 18, 18}, 32, 3, {}, true},
+      {{2, 32, 16, 18}, 48, 3, {1, 1}, false},
+  };
+  for (const DeviceType device : test_devices())
+    for (const ConvCase& c : cases) check_conv(c, device);
+}
+
 TEST_CASE("conv2d with a 1x1 kernel", "[conv]") {
   const ConvCase cases[] = {
       {{1, 1, 1, 1}, 1, 1, {}, true},      {{2, 3, 3, 5}, 5, 1, {}, false},    {{1, 8, 1, 1}, 8, 1, {}, true},
@@ -156,39 +167,39 @@ TEST_CASE("linear equals its definition", "[conv]") {
 
 TEST_CASE("conv2d and linear refuse what does not fit, by name", "[conv]") {
   for (const DeviceType device : test_devices()) {
-    const Tensor x = random_tensor({1, 8, 5, 5}, device, 1), w = random_plain({4, 8, 3, 3}, device, 2);
+    const Tensor x = random_tensor({1, 16, 5, 5}, device, 1), w = random_plain({4, 16, 3, 3}, device, 2);
     const auto conv_error = [&](const Tensor& image, const Tensor& weight, const Tensor& bias = {},
                                 ConvOptions options = {}) {
       return error_of([&] { conv2d(image, weight, bias, options); });
     };
-    CHECK_THAT(conv_error(random_tensor({1, 16, 5, 5}, device, 1), w), StartsWith("conv2d: "));  // wrong channel count
-    CHECK_THAT(conv_error(random_tensor({8, 5, 5}, device, 1), w), StartsWith("conv2d: "));      // rank
-    CHECK_THAT(conv_error(random_plain({1, 8, 5, 5}, device, 1), w), StartsWith("conv2d: "));    // plain memory
+    CHECK_THAT(conv_error(random_tensor({1, 32, 5, 5}, device, 1), w), StartsWith("conv2d: "));  // wrong channel count
+    CHECK_THAT(conv_error(random_tensor({16, 5, 5}, device, 1), w), StartsWith("conv2d: "));     // rank
+    CHECK_THAT(conv_error(random_plain({1, 16, 5, 5}, device, 1), w), StartsWith("conv2d: "));   // plain memory
     CHECK_THAT(conv_error(Tensor(), w), StartsWith("conv2d: "));
-    CHECK_THAT(conv_error(Tensor::empty({0, 8, 5, 5}, device), w), StartsWith("conv2d: "));  // empty
-    CHECK_THAT(conv_error(x, random_tensor({4, 72}, device, 2)), StartsWith("conv2d: "));
-    CHECK_THAT(conv_error(x, random_tensor({4, 8, 3, 3}, device, 2)), StartsWith("conv2d: "));  // image as weight
-    CHECK_THAT(conv_error(x, random_plain({4, 8, 3, 2}, device, 2)), StartsWith("conv2d: "));   // not square
-    CHECK_THAT(conv_error(x, Tensor::empty_plain({4, 8, 0, 0}, device)), StartsWith("conv2d: "));
-    CHECK_THAT(conv_error(x, Tensor::empty_plain({0, 8, 3, 3}, device)), StartsWith("conv2d: "));
+    CHECK_THAT(conv_error(Tensor::empty({0, 16, 5, 5}, device), w), StartsWith("conv2d: "));  // empty
+    CHECK_THAT(conv_error(x, random_tensor({4, 144}, device, 2)), StartsWith("conv2d: "));
+    CHECK_THAT(conv_error(x, random_tensor({4, 16, 3, 3}, device, 2)), StartsWith("conv2d: "));  // image as weight
+    CHECK_THAT(conv_error(x, random_plain({4, 16, 3, 2}, device, 2)), StartsWith("conv2d: "));   // not square
+    CHECK_THAT(conv_error(x, Tensor::empty_plain({4, 16, 0, 0}, device)), StartsWith("conv2d: "));
+    CHECK_THAT(conv_error(x, Tensor::empty_plain({0, 16, 3, 3}, device)), StartsWith("conv2d: "));
     CHECK_THAT(conv_error(x, Tensor()), StartsWith("conv2d: "));
-    CHECK_THAT(conv_error(x, w, random_tensor({8}, device, 3)), StartsWith("conv2d: "));  // bias size
+    CHECK_THAT(conv_error(x, w, random_tensor({16}, device, 3)), StartsWith("conv2d: "));  // bias size
     CHECK_THAT(conv_error(x, w, {}, {.stride = 0}), StartsWith("conv2d: "));
     CHECK_THAT(conv_error(x, w, {}, {.padding = -1}), StartsWith("conv2d: "));
-    CHECK_THAT(conv_error(random_tensor({1, 8, 2, 5}, device, 1), w), StartsWith("conv2d: "));  // smaller than kernel
+    CHECK_THAT(conv_error(random_tensor({1, 16, 2, 5}, device, 1), w), StartsWith("conv2d: "));  // smaller than kernel
     CHECK(conv_error(x, w) == "");
 
     const auto linear_error = [&](const Tensor& rows, const Tensor& weight, const Tensor& bias = {}) {
       return error_of([&] { linear(rows, weight, bias); });
     };
-    const Tensor rows = random_tensor({2, 8}, device, 1), matrix = random_tensor({4, 8}, device, 2);
+    const Tensor rows = random_tensor({2, 16}, device, 1), matrix = random_tensor({4, 16}, device, 2);
     CHECK_THAT(linear_error(random_tensor({2, 7}, device, 1), matrix), StartsWith("linear: "));
     CHECK_THAT(linear_error(x, matrix), StartsWith("linear: "));
     CHECK_THAT(linear_error(rows, w), StartsWith("linear: "));
     CHECK_THAT(linear_error(Tensor(), matrix), StartsWith("linear: "));
     CHECK_THAT(linear_error(rows, Tensor()), StartsWith("linear: "));
-    CHECK_THAT(linear_error(Tensor::empty({0, 8}, device), matrix), StartsWith("linear: "));
-    CHECK_THAT(linear_error(rows, matrix, random_tensor({8}, device, 3)), StartsWith("linear: "));
+    CHECK_THAT(linear_error(Tensor::empty({0, 16}, device), matrix), StartsWith("linear: "));
+    CHECK_THAT(linear_error(rows, matrix, random_tensor({16}, device, 3)), StartsWith("linear: "));
     CHECK(linear_error(rows, matrix) == "");
   }
 }

@@ -1,7 +1,8 @@
-// Convolution by oneDNN. A primitive is made once per geometry and direction and kept. Images stay in our layout
-// wherever oneDNN has a vectorised kernel for it; where it has not (a planar side that meets a blocked one, as for
-// RGB), oneDNN chooses or everything becomes planar, and images are reordered. Weights are plain for their owners and
-// reordered for the primitive.
+// Convolution by oneDNN. A primitive is made once per geometry and direction and kept. Large 3x3 convolutions use
+// Winograd's algorithm where oneDNN has it. Images stay in our layout wherever oneDNN has a vectorised kernel for it;
+// where it has not (a planar side that meets a blocked one, as for RGB), oneDNN chooses or everything becomes planar,
+// and images are reordered. Weights are plain for their owners and reordered for the primitive.
+#include <algorithm>
 #include <map>
 #include <string>
 #include <tuple>
@@ -43,12 +44,27 @@ int speed(const std::string& implementation) {
   return implementation.starts_with("jit") ? 2 : implementation.find("gemm") != std::string::npos ? 1 : 0;
 }
 
+constexpr auto kDirect = dnnl::algorithm::convolution_direct;
+constexpr auto kWinograd = dnnl::algorithm::convolution_winograd;
+
+// Winograd F(4x4, 3x3): a quarter of the multiplications, at a direct convolution's accuracy. With fewer channels or
+// pixels than this its transforms cost what it saves (docs/benchmarks.md).
+bool winograd_wins(const ConvDims& d) {
+  return d.kernel == 3 && d.stride == 1 && d.in.block == 16 && d.out.block == 16 && std::min(d.in.c, d.out.c) >= 32 &&
+         d.out.pixels() >= 256;
+}
+
 // The primitive descriptor for the fastest implementation, in our layout if that has one of equal rank.
 template <class Make>
-auto choose(const ConvDescs& descs, Make make) {
-  auto chosen = make(descs.x, any(descs.w), descs.y);
+auto choose(const ConvDims& d, const ConvDescs& descs, Make make) {
+  if (winograd_wins(d)) try {
+      return make(kWinograd, descs.x, any(descs.w), descs.y);
+    } catch (const dnnl::error& error) {
+      if (error.status != dnnl_unimplemented) throw;  // only processors with AVX-512 have it
+    }
+  auto chosen = make(kDirect, descs.x, any(descs.w), descs.y);
   const auto consider = [&](const Desc& x, const Desc& y) {
-    auto other = make(x, any(descs.w), y);
+    auto other = make(kDirect, x, any(descs.w), y);
     if (speed(other.impl_info_str()) > speed(chosen.impl_info_str())) chosen = other;
   };
   if (speed(chosen.impl_info_str()) < 2) consider(any(descs.x), any(descs.y));
@@ -59,13 +75,12 @@ auto choose(const ConvDescs& descs, Make make) {
 using Forward = dnnl::convolution_forward;
 using BackwardData = dnnl::convolution_backward_data;
 using BackwardWeights = dnnl::convolution_backward_weights;
-constexpr auto kDirect = dnnl::algorithm::convolution_direct;
 
-Forward::primitive_desc forward_desc(const ConvDescs& descs, dnnl::prop_kind kind) {
-  return choose(descs, [&](const Desc& x, const Desc& w, const Desc& y) {
-    return Forward::primitive_desc(
-        Forward::desc(kind, kDirect, x, w, descs.bias, y, descs.strides, descs.padding_before, descs.padding_after),
-        engine());
+Forward::primitive_desc forward_desc(const ConvDims& d, const ConvDescs& descs) {
+  return choose(d, descs, [&](dnnl::algorithm algorithm, const Desc& x, const Desc& w, const Desc& y) {
+    return Forward::primitive_desc(Forward::desc(dnnl::prop_kind::forward_training, algorithm, x, w, descs.bias, y,
+                                                 descs.strides, descs.padding_before, descs.padding_after),
+                                   engine());
   });
 }
 
@@ -96,8 +111,7 @@ struct Y;
 void forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
   const ConvDescs ours(d, bias != nullptr);
   using P = Plan<Forward::primitive_desc, Forward>;
-  const P& plan =
-      cached<P>(d, bias != nullptr, [&] { return P(forward_desc(ours, dnnl::prop_kind::forward_training)); });
+  const P& plan = cached<P>(d, bias != nullptr, [&] { return P(forward_desc(d, ours)); });
   Operand<X> in(ours.x, plan.desc.src_desc(), x);
   Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
   Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
@@ -112,12 +126,13 @@ void backward_data(const ConvDims& d, const float* gy, const float* w, float* gx
   const ConvDescs ours(d, false);
   using P = Plan<BackwardData::primitive_desc, BackwardData>;
   const P& plan = cached<P>(d, false, [&] {
-    const auto hint = forward_desc(ours, dnnl::prop_kind::forward_training);
-    return P(choose(ours, [&](const Desc& gx_desc, const Desc& w_desc, const Desc& gy_desc) {
-      return BackwardData::primitive_desc(
-          BackwardData::desc(kDirect, gx_desc, w_desc, gy_desc, ours.strides, ours.padding_before, ours.padding_after),
-          engine(), hint);
-    }));
+    const auto hint = forward_desc(d, ours);
+    return P(
+        choose(d, ours, [&](dnnl::algorithm algorithm, const Desc& gx_desc, const Desc& w_desc, const Desc& gy_desc) {
+          return BackwardData::primitive_desc(BackwardData::desc(algorithm, gx_desc, w_desc, gy_desc, ours.strides,
+                                                                 ours.padding_before, ours.padding_after),
+                                              engine(), hint);
+        }));
   });
   Operand<X> out(ours.x, plan.desc.diff_src_desc(), gx);
   Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
@@ -132,13 +147,14 @@ void backward_weights(const ConvDims& d, const float* x, const float* gy, float*
   const ConvDescs ours(d, gbias != nullptr);
   using P = Plan<BackwardWeights::primitive_desc, BackwardWeights>;
   const P& plan = cached<P>(d, gbias != nullptr, [&] {
-    const auto hint = forward_desc(ours, dnnl::prop_kind::forward_training);
-    return P(choose(ours, [&](const Desc& x_desc, const Desc& gw_desc, const Desc& gy_desc) {
-      return BackwardWeights::primitive_desc(
-          BackwardWeights::desc(kDirect, x_desc, gw_desc, ours.bias, gy_desc, ours.strides, ours.padding_before,
-                                ours.padding_after),
-          engine(), hint);
-    }));
+    const auto hint = forward_desc(d, ours);
+    return P(
+        choose(d, ours, [&](dnnl::algorithm algorithm, const Desc& x_desc, const Desc& gw_desc, const Desc& gy_desc) {
+          return BackwardWeights::primitive_desc(
+              BackwardWeights::desc(algorithm, x_desc, gw_desc, ours.bias, gy_desc, ours.strides, ours.padding_before,
+                                    ours.padding_after),
+              engine(), hint);
+        }));
   });
   Operand<X> in(ours.x, plan.desc.src_desc(), x);
   Operand<Y> gradient(ours.y, plan.desc.diff_dst_desc(), gy);

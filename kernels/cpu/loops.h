@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <new>
+#include <utility>
 
 #include "kernels/backend.h"
 
@@ -59,12 +60,41 @@ void map_floats(std::int64_t size, float* y, F f) {
   });
 }
 
+// Uninitialised memory that only grows, aligned to a cache line, as oneDNN's Winograd kernels demand of every operand.
+template <class T>
+class GrowingBuffer {
+ public:
+  GrowingBuffer() = default;
+  GrowingBuffer(const GrowingBuffer&) = delete;
+  GrowingBuffer& operator=(const GrowingBuffer&) = delete;
+  ~GrowingBuffer() { release(); }
+
+  T* at_least(std::int64_t count) {
+    if (count > size_) {
+      release();
+      data_ = static_cast<T*>(::operator new(static_cast<std::size_t>(count) * sizeof(T), kAlignment));
+      size_ = count;
+    }
+    return data_;
+  }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+
+  void release() {
+    ::operator delete(std::exchange(data_, nullptr), kAlignment);
+    size_ = 0;
+  }
+
+  T* data_ = nullptr;
+  std::int64_t size_ = 0;
+};
+
 // Working memory that is kept for the next call on this thread. Each Tag is a buffer of its own.
 template <class T, class Tag>
 T* scratch(std::int64_t count) {
-  thread_local std::vector<T> buffer;
-  if (static_cast<std::int64_t>(buffer.size()) < count) buffer.resize(static_cast<std::size_t>(count));
-  return buffer.data();
+  thread_local GrowingBuffer<T> buffer;
+  return buffer.at_least(count);
 }
 
 // Sum of f(i) over [0, size): float within short pieces, double across them, in a fixed order.
