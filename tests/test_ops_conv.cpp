@@ -90,6 +90,17 @@ TEST_CASE("conv2d with a 3x3 kernel of many channels and pixels", "[conv]") {
     for (const ConvCase& c : cases) check_conv(c, device);
 }
 
+// From blocks of channels to one to four planar channels and back, on images wide enough for kernels of their own.
+TEST_CASE("conv2d between many channels and few", "[conv]") {
+  const ConvCase cases[] = {
+      {{1, 64, 9, 23}, 3, 7, {}, true}, {{2, 16, 8, 18}, 1, 4, {}, false}, {{1, 48, 7, 19}, 2, 3, {}, true},
+      {{2, 32, 5, 16}, 4, 3, {}, true}, {{1, 24, 6, 15}, 3, 4, {}, false}, {{1, 3, 10, 19}, 64, 7, {}, true},
+      {{2, 1, 6, 20}, 16, 4, {}, true}, {{1, 4, 5, 15}, 24, 3, {}, false},
+  };
+  for (const DeviceType device : test_devices())
+    for (const ConvCase& c : cases) check_conv(c, device);
+}
+
 TEST_CASE("conv2d with a 1x1 kernel", "[conv]") {
   const ConvCase cases[] = {
       {{1, 1, 1, 1}, 1, 1, {}, true},      {{2, 3, 3, 5}, 5, 1, {}, false},    {{1, 8, 1, 1}, 8, 1, {}, true},

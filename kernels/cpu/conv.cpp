@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 
+#include "kernels/cpu/conv_narrow.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/onednn.h"
 
@@ -170,14 +171,18 @@ void backward_weights(const ConvDims& d, const float* x, const float* gy, float*
 }  // namespace
 
 void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
+  if (narrow_output(d)) return narrow_forward(d, x, w, bias, y);
   guarded("conv2d", [&] { forward(d, x, w, bias, y); });
 }
 
 void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
+  if (narrow_output(d)) return narrow_backward_data(d, gy, w, gx);
+  if (narrow_input(d)) return narrow_input_backward_data(d, gy, w, gx);
   guarded("conv2d, gradient of the input", [&] { backward_data(d, gy, w, gx); });
 }
 
 void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) {
+  if (narrow_output(d)) return narrow_backward_weights(d, x, gy, gw, gbias);
   guarded("conv2d, gradient of the weight", [&] { backward_weights(d, x, gy, gw, gbias); });
 }
 
