@@ -31,6 +31,7 @@ WORK = ROOT / "build/bench"
 
 LOSS_TOLERANCE = 1e-3  # relative, of every loss of the first iteration
 IMAGE_TOLERANCE = 1e-4  # relative L2 of translated images
+FOREIGN_LIMIT = 0.03  # part of the machine that other programs may take during a trustworthy run
 OURS = "libminidl"
 TRAINING_PEERS = {"faithful": "PyTorch, faithful", "improved": "PyTorch, improved"}
 ALLOCATORS = {"jemalloc": "libjemalloc.so.2", "tcmalloc": "libtcmalloc_minimal.so.4"}
@@ -197,6 +198,27 @@ def installed_allocators():
     return found
 
 
+def foreign_seconds():
+    """Processor time since boot that went to programs other than this one and those it has run, or to other guests."""
+    user, nice, system, _, _, irq, softirq, steal = (
+        int(ticks) for ticks in pathlib.Path("/proc/stat").read_text().split()[1:9]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
+class ForeignLoad:
+    """The part of the machine that other programs take from now on; worth asking when ours have ended."""
+
+    def __init__(self):
+        self.start = time.monotonic(), foreign_seconds()
+
+    def line(self):
+        elapsed = (time.monotonic() - self.start[0]) * os.cpu_count()
+        part = max(0.0, (foreign_seconds() - self.start[1]) / elapsed)
+        warning = ": TOO MANY, measure again on a quiet machine" if part > FOREIGN_LIMIT else ""
+        return f"- cores taken by other programs meanwhile: {100 * part:.1f} %{warning}"
+
+
 def machine_lines():
     cpu = text_of(["lscpu"])
     model = first_match(r"^Model name:\s+(.*)", cpu)
@@ -206,13 +228,10 @@ def machine_lines():
     versions = [f"{package} {version}" for package in peers if (version := version_of(package))]
     commit = text_of(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]).strip() or "unknown"
     program = text_of([str(BIN / "bench_ugatit"), "--version"]).split()
-    load = os.getloadavg()[0]
-    busy = " — the machine was busy; do not trust these numbers" if load > 0.5 * cores() else ""
     return [
         f"- date: {datetime.datetime.now().astimezone().isoformat(timespec='minutes')}",
         f"- machine: {model}, {cores()} cores, {memory_gib('MemTotal'):.1f} GiB",
         f"- vector instructions: {' '.join(vectors) or 'none'}",
-        f"- load average at the start: {load:.2f}{busy}",
         f"- libminidl {program[-1] if program else 'unknown'} at commit {commit}; {platform.system()}"
         f" {platform.release()}, Python {platform.python_version()}, {', '.join(versions)}",
     ]
@@ -389,7 +408,8 @@ class Bench:
                 for variant, name in TRAINING_PEERS.items():
                     check_losses(ours.ready["losses"], peer.ready["losses"][variant], name)
                     measurements[name] = lambda variant=variant: peer.ask(variant)
-            times |= self.in_turns(self.turns, measurements)
+            if measurements:
+                times |= self.in_turns(self.turns, measurements)
         peers = [Line(what, name, times.get(name, []), note=note) for name in TRAINING_PEERS.values()]
         return compared([Line(what, OURS, times[OURS]), *peers])
 
@@ -530,8 +550,11 @@ class Bench:
                 return worker.close()
 
         lines = [Line(what, OURS, [peak(self.ours("train", config, folder), "step")], "GiB")]
-        best, best_environment = self.setting("train")
-        for setting, environment in {"glibc": {}, best: best_environment}.items():
+        settings = {"glibc": {}}
+        best, environment = self.setting("train")
+        if "LD_PRELOAD" in environment:
+            settings[best] = environment
+        for setting, environment in settings.items():
             for variant, name in TRAINING_PEERS.items():
                 command = self.peer("train_worker.py", config, folder, "--variants", variant)
                 value = peak(Worker("PyTorch", command, environment), variant)
@@ -572,7 +595,9 @@ def parse_arguments():
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns of each training row (default 5)")
     args = parser.parse_args()
     args.shown = sys.argv[1:]
-    args.rows = args.only.split(",") if args.only else names
+    # In a quick run the other training rows would only repeat the first.
+    usual = [name for name in names if not (args.quick and name in ("train-small", "train-batch2"))]
+    args.rows = args.only.split(",") if args.only else usual
     for row in args.rows:
         if row not in names:
             parser.error(f"there is no row '{row}'; --only takes {', '.join(names)}")
@@ -591,7 +616,7 @@ def main():
             raise BenchError(f"{absent} is not installed for {sys.executable}; name an environment with --venv DIR")
         if not (BIN / "bench_ugatit").exists():
             raise BenchError(f"{BIN / 'bench_ugatit'} is missing; run scripts/build")
-        machine = machine_lines()
+        machine, foreign = machine_lines(), ForeignLoad()
         bench = Bench(args, folder)
         lines = []
         for row in args.rows:
@@ -599,7 +624,7 @@ def main():
             lines += bench.rows()[row]()
             for left_over in folder.iterdir():  # weights of a full model take gigabytes
                 shutil.rmtree(left_over)
-        text = report(args, machine, lines)
+        text = report(args, [*machine, foreign.line()], lines)
         (WORK / "report.md").write_text(text)
         print(text)
         say(f"written to {(WORK / 'report.md').relative_to(ROOT)}")
