@@ -124,6 +124,7 @@ void serve_inference(const Options& options) {
     std::int64_t n = 0;
     if (!(words >> word >> n) || word != "forward" || n < 1 || n > options.batch_size) fail_unknown(request);
     if (batch.shape()[0] != n) batch = images(n);
+    generator(batch);  // threads that have slept may wake on one core together, and take a while to part
     return seconds([&] { generator(batch); });
   });
 }
