@@ -5,24 +5,21 @@ Networks and training iteration follow the paper (Kim et al., ICLR 2020) and car
 checkpoints. Two iterations are offered:
   faithful    as the official program does it: the D step runs through the generators (fakes not detached) and the
               G step computes the fakes again;
-  --improved  the same numbers for less work: the D step sees detached fakes, the G step reuses them, and the
+  improved    the same numbers for less work: the D step sees detached fakes, the G step reuses them, and the
               discriminators' weights take no gradients in the G step.
 
   ugatit_torch.py --check tests/golden/light_ch4_96 ...       compare losses and weights with the golden numbers
-  ugatit_torch.py --bench --light --ch 64 --iterations 3      time training iterations, report peak memory
-  ugatit_torch.py --forward --light --ch 64                   time one generator's forward pass only
 
+scripts/bench times it; see train_worker.py and inference_worker.py.
 Needs PyTorch 1.13 or newer (Debian: python3-torch) and numpy.
 """
 
 import argparse
 import json
+import mmap
 import pathlib
-import resource
-import statistics
 import struct
 import sys
-import time
 
 import numpy as np
 import torch
@@ -269,7 +266,8 @@ class Ugatit:
 
 def read_safetensors(path):
     """{name: float32 tensor} of a safetensors file."""
-    data = pathlib.Path(path).read_bytes()
+    with open(path, "rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     (header_size,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + header_size])
     tensors = {}
@@ -323,70 +321,20 @@ def check(folder, improved):
     return good
 
 
-def peak_rss_gib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def describe(times):
-    return f"median {statistics.median(times):.3f} s, min {min(times):.3f} s, max {max(times):.3f} s ({len(times)} runs)"
-
-
-def timed(function, runs):
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def bench(args):
-    torch.manual_seed(1)
-    model = Ugatit(ch=args.ch, n_res=args.n_res, size=args.size, light=args.light, improved=args.improved)
-    real_a, real_b = (torch.rand(args.batch, 3, args.size, args.size) * 2 - 1 for _ in range(2))
-    print(
-        f"PyTorch {torch.__version__}, {args.threads} threads: {'light' if args.light else 'full'} ch {args.ch}"
-        f" n_res {args.n_res}, {args.size}x{args.size}, batch {args.batch}",
-        flush=True,
-    )
-
-    def forward():
-        with torch.no_grad():
-            model.nets["genA2B"](real_a)
-
-    forward()
-    print(f"generator forward: {describe(timed(forward, max(5, args.iterations)))}", flush=True)
-    print(f"peak memory so far: {peak_rss_gib():.2f} GiB", flush=True)
-    if not args.forward:
-        if args.warmup:
-            first = timed(lambda: model.iterate(real_a, real_b), args.warmup)
-            print(f"warm-up iterations: {describe(first)}", flush=True)
-        times = timed(lambda: model.iterate(real_a, real_b), args.iterations)
-        print(f"{'improved' if args.improved else 'faithful'} training iteration: {describe(times)}")
-        print(f"peak memory: {peak_rss_gib():.2f} GiB")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--check", nargs="+", type=pathlib.Path, metavar="GOLDEN_DIR", help="compare with golden numbers")
-    mode.add_argument("--bench", action="store_true", help="time the generator and training iterations")
-    mode.add_argument("--forward", action="store_true", help="time the generator only")
-    parser.add_argument("--light", action="store_true", help="the light generator")
-    parser.add_argument("--improved", action="store_true", help="reuse detached fakes; see above")
-    parser.add_argument("--ch", type=int, default=64, help="base channels (default 64)")
-    parser.add_argument("--n_res", type=int, default=4, help="residual blocks (default 4)")
-    parser.add_argument("--size", type=int, default=256, help="image size (default 256)")
-    parser.add_argument("--batch", type=int, default=1, help="batch size (default 1)")
-    parser.add_argument("--iterations", type=int, default=3, help="timed iterations (default 3)")
-    parser.add_argument("--warmup", type=int, default=1, help="untimed iterations first (default 1)")
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        type=pathlib.Path,
+        metavar="GOLDEN_DIR",
+        required=True,
+        help="compare with golden numbers",
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads (default 2)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.check:
-        return 0 if all([check(folder, improved) for folder in args.check for improved in (False, True)]) else 1
-    bench(args)
-    return 0
+    return 0 if all([check(folder, improved) for folder in args.check for improved in (False, True)]) else 1
 
 
 if __name__ == "__main__":
