@@ -75,6 +75,13 @@ Tensor scale_channels(const Tensor& x, const Tensor& s);
 // Sum over channels: [N, 1, H, W].
 Tensor sum_channels(const Tensor& x);
 
+// --- samples of a batch, any rank and layout
+// -----------------------------------------------------------------------------
+// The samples of a, then those of b: [A, ...] and [B, ...] to [A + B, ...].
+Tensor concat_samples(const Tensor& a, const Tensor& b);
+// Samples [begin, begin + count) of x.
+Tensor slice_samples(const Tensor& x, std::int64_t begin, std::int64_t count);
+
 // --- reductions and losses: tensors of one element, means over all elements
 // -----------------------------------------------
 Tensor mean(const Tensor& x);

@@ -15,6 +15,11 @@ std::vector<Parameter*> parameters_of_all(Modules&... modules) {
   return all;
 }
 
+Generator::Output slice(const Generator::Output& out, std::int64_t begin, std::int64_t count) {
+  return {slice_samples(out.image, begin, count), slice_samples(out.cam_logit, begin, count),
+          slice_samples(out.heatmap, begin, count)};
+}
+
 }  // namespace
 
 GeneratorOptions UgatitOptions::generator() const {
@@ -134,24 +139,24 @@ void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, c
   fooling_loss("GB", model_.disGB, fake_A2B).backward();
   fooling_loss("LB", model_.disLB, fake_A2B).backward();
 
-  const auto cycle = [&](const char* name, const char* part_name, Generator& back, const Tensor& fake,
-                         const Tensor& real) {
-    const Tensor loss = part(part_name, l1_loss(generate(name, back, fake).image, real));
-    (options_.cycle_weight * loss).backward();
-  };
-  cycle("fake_A2B2A", "G_recon_loss_A", model_.genB2A, fake_A2B, real_A);
-  cycle("fake_B2A2B", "G_recon_loss_B", model_.genA2B, fake_B2A, real_B);
-
-  // A generator should leave its target domain alone and, by its map's logits, know its source domain from it.
-  const auto identity = [&](const char* name, const char* part_name, Generator& generator, const Tensor& real) {
-    const Generator::Output same = generate(name, generator, real);
-    const Tensor loss = part(part_name, l1_loss(same.image, real)),
+  // Through one generator as one batch: the way back of a fake, which should be the real image again, and a real image
+  // of the generator's target domain, which it should leave alone and, by its map's logits, know from its source
+  // domain.
+  const auto back_and_same = [&](const std::string& domain, Generator& generator, const char* back_name,
+                                 const Tensor& fake, const char* same_name, const Tensor& real) {
+    const std::int64_t fakes = fake.shape()[0], reals = real.shape()[0];
+    const Generator::Output both = generator(concat_samples(fake, real));
+    const Generator::Output back = slice(both, 0, fakes), same = slice(both, fakes, reals);
+    observe_output(back_name, back);
+    observe_output(same_name, same);
+    const Tensor recon = part("G_recon_loss_" + domain, l1_loss(back.image, real)),
+                 identity = part("G_identity_loss_" + domain, l1_loss(same.image, real)),
                  not_source = bce_with_logits_loss(same.cam_logit, 0);
-    (options_.identity_weight * loss + options_.cam_weight * not_source).backward();
+    (options_.cycle_weight * recon + options_.identity_weight * identity + options_.cam_weight * not_source).backward();
     return not_source.detach();
   };
-  const Tensor not_source_A = identity("fake_A2A", "G_identity_loss_A", model_.genB2A, real_A);
-  const Tensor not_source_B = identity("fake_B2B", "G_identity_loss_B", model_.genA2B, real_B);
+  const Tensor not_source_A = back_and_same("A", model_.genB2A, "fake_A2B2A", fake_A2B, "fake_A2A", real_A);
+  const Tensor not_source_B = back_and_same("B", model_.genA2B, "fake_B2A2B", fake_B2A, "fake_B2B", real_B);
 
   const auto translation = [&](const char* part_name, const Generator::Output& out, const Tensor& fake,
                                const Tensor& not_source) {
@@ -177,10 +182,14 @@ Tensor UgatitTrainer::fooling_loss(const std::string& name, Discriminator& discr
 
 Generator::Output UgatitTrainer::generate(const char* name, Generator& generator, const Tensor& image) {
   Generator::Output out = generator(image);
-  observe(name, out.image);
-  observe(std::string(name) + "_cam_logit", out.cam_logit);
-  observe(std::string(name) + "_heatmap", out.heatmap);
+  observe_output(name, out);
   return out;
+}
+
+void UgatitTrainer::observe_output(const std::string& name, const Generator::Output& out) const {
+  observe(name, out.image);
+  observe(name + "_cam_logit", out.cam_logit);
+  observe(name + "_heatmap", out.heatmap);
 }
 
 Discriminator::Output UgatitTrainer::judge(const std::string& name, Discriminator& discriminator, const Tensor& image) {

@@ -88,6 +88,7 @@ class UgatitTrainer {
   UgatitLosses collect() const;
 
   Generator::Output generate(const char* name, Generator& generator, const Tensor& image);
+  void observe_output(const std::string& name, const Generator::Output& out) const;
   Discriminator::Output judge(const std::string& name, Discriminator& discriminator, const Tensor& image);
   void train_discriminator(const std::string& name, Discriminator& discriminator, const Tensor& real,
                            const Tensor& fake);

@@ -45,7 +45,7 @@ std::vector<std::vector<float>> other_operations() {
   std::vector<std::uint8_t> bytes(3 * 3 * 5);
   for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(5 * i);
   const Tensor image = images_to_tensor(bytes, 1, 3, 5, 3, DeviceType::cpu);
-  const Tensor a = leaf(random_tensor({1, 8, 3, 5}, DeviceType::cpu, 1)), b = leaf(random_like(a, 2));
+  const Tensor a = leaf(random_tensor({1, 16, 3, 5}, DeviceType::cpu, 1)), b = leaf(random_like(a, 2));
   (mean(a * b) + mean(sigmoid(sum_channels(a))) + mean(flatten(b))).backward();
   const Tensor factor = Tensor::full({1}, 3), scaled = empty_like(a);
   backend_of(DeviceType::cpu).scale_by(a.size(), factor.data(), a.data(), scaled.data());
