@@ -218,6 +218,20 @@ class TimedBackend final : public Backend {
     timed("spectral_norm_forward", concat_text(rows, "x", cols, iterate ? "" : ", fixed"), 0, floats(2 * rows * cols),
           [&] { real_.spectral_norm_forward(rows, cols, iterate, w, u, v, sigma, wn); });
   }
+  void add_outer_products(Int rows, Int cols, std::span<const OuterProduct> products, float* gw) override {
+    timed("add_outer_products", concat_text(products.size(), " of ", rows, "x", cols), 0, floats(2 * rows * cols),
+          [&] { real_.add_outer_products(rows, cols, products, gw); });
+  }
+  void divide_samples_forward(const ImageDims& d, std::span<const Int> groups, const float* divisor, const float* bias,
+                              float* y) override {
+    timed("divide_samples_forward", text(d), 0, floats(2 * d.size()),
+          [&] { real_.divide_samples_forward(d, groups, divisor, bias, y); });
+  }
+  void divide_samples_backward(const ImageDims& d, std::span<const Int> groups, const float* divisor, const float* bias,
+                               const float* y, const float* gy, float* gx, float* gdivisor, float* gbias) override {
+    timed("divide_samples_backward", text(d), 0, floats(3 * d.size()),
+          [&] { real_.divide_samples_backward(d, groups, divisor, bias, y, gy, gx, gdivisor, gbias); });
+  }
   void spectral_norm_backward(Int rows, Int cols, const float* w, const float* u, const float* v, const float* sigma,
                               const float* gwn, float* gw) override {
     timed("spectral_norm_backward", concat_text(rows, "x", cols), 0, floats(3 * rows * cols),

@@ -89,12 +89,20 @@ Tensor mse_loss(const Tensor& x, float target);
 Tensor l1_loss(const Tensor& x, const Tensor& target);  // target gets no gradient
 Tensor bce_with_logits_loss(const Tensor& logits, float target);
 
-// --- spectral norm
-// --------------------------------------------------------------------------------------------------------- weight /
-// sigma, where sigma = u^T W v for the weight as a matrix W [O, rest]; u [O], v [rest]. If iterate, one power iteration
-// renews u and v first: their buffers are replaced, so that an earlier result keeps the u and v it was made with
-// (torch.nn.utils.spectral_norm).
+// --- spectral norm (torch.nn.utils.spectral_norm): the weight divided by its largest singular value
+// weight / sigma, where sigma = u^T W v for the weight as a matrix W [O, rest]; u [O], v [rest]. If iterate, one power
+// iteration renews u and v first: their buffers are replaced, so that an earlier result keeps the u and v it was made
+// with.
 Tensor spectral_norm(const Tensor& weight, Buffer& u, Buffer& v, bool iterate);
+
+// The batch of one call, cut into consecutive calls of so many samples each; empty stands for the whole batch.
+using Calls = std::vector<std::int64_t>;
+// conv2d and linear by the weight / sigma, without forming that weight: sigma divides the result. Each of `calls` has a
+// power iteration of its own before it, as if they had come one after the other, yet the convolution is one.
+Tensor spectral_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Buffer& u, Buffer& v, bool iterate,
+                       ConvOptions options = {}, const Calls& calls = {});
+Tensor spectral_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Buffer& u, Buffer& v, bool iterate,
+                       const Calls& calls = {});
 
 // --- images in and out
 // ------------------------------------------------------------------------------------------------------- Bytes [N, H,

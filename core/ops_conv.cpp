@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <numeric>
+
 #include "core/check.h"
 #include "core/ops.h"
 #include "core/ops_common.h"
@@ -5,74 +8,171 @@
 namespace minidl {
 namespace {
 
-ConvDims conv_dims(const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOptions options) {
-  require_image("conv2d", x);
+ConvDims conv_dims(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOptions options) {
+  require_image(op, x);
   const Shape& w = weight.shape();
-  check(weight.rank() == 4 && weight.block() == 1 && weight.size() > 0 && w[2] == w[3],
-        "conv2d: expected a plain, non-empty weight [O, C, K, K], got ", w);
-  check(x.shape()[1] == w[1], "conv2d: input ", x.shape(), " has ", x.shape()[1], " channels, weight ", w, " expects ",
+  check(weight.rank() == 4 && weight.block() == 1 && weight.size() > 0 && w[2] == w[3], op,
+        ": expected a plain, non-empty weight [O, C, K, K], got ", w);
+  check(x.shape()[1] == w[1], op, ": input ", x.shape(), " has ", x.shape()[1], " channels, weight ", w, " expects ",
         w[1]);
-  check(!bias.defined() || bias.shape() == Shape{w[0]}, "conv2d: weight ", w, " expects a bias [", w[0], "], got ",
+  check(!bias.defined() || bias.shape() == Shape{w[0]}, op, ": weight ", w, " expects a bias [", w[0], "], got ",
         bias.shape());
-  check(options.stride >= 1 && options.padding >= 0, "conv2d: stride ", options.stride, " and padding ",
-        options.padding, " must be at least 1 and 0");
-  require_device("conv2d", x, {weight, bias});
+  check(options.stride >= 1 && options.padding >= 0, op, ": stride ", options.stride, " and padding ", options.padding,
+        " must be at least 1 and 0");
+  require_device(op, x, {weight, bias});
   const std::int64_t k = w[2], h = x.shape()[2] + 2 * options.padding, width = x.shape()[3] + 2 * options.padding;
-  check(h >= k && width >= k, "conv2d: input ", x.shape(), " with padding ", options.padding,
+  check(h >= k && width >= k, op, ": input ", x.shape(), " with padding ", options.padding,
         " is smaller than the kernel of ", w);
   ImageDims out{x.shape()[0], w[0], (h - k) / options.stride + 1, (width - k) / options.stride + 1, 1};
   out.block = backend(x).channel_block(out.c);
   return {x.image_dims(), out, k, options.stride, options.padding};
 }
 
+Grads conv_gradients(const ConvDims& dims, const Tensor& x, const Tensor& weight, const Tensor& gy,
+                     const Needs& needs) {
+  Tensor gx, gw, gbias;
+  if (needs[0]) {
+    gx = empty_like(x);
+    backend(x).conv_backward_data(dims, gy.data(), weight.data(), gx.data());
+  }
+  if (needs[1] || needs[2]) {
+    gw = empty_like(weight);
+    if (needs[2]) gbias = Tensor::empty({dims.out.c}, x.device());
+    backend(x).conv_backward_weights(dims, x.data(), gy.data(), gw.data(), data_or_null(gbias));
+  }
+  return {gx, gw, gbias};
+}
+
+LinearDims linear_dims(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  require_defined(op, x);
+  const Shape& w = weight.shape();
+  check(x.rank() == 2 && weight.rank() == 2 && x.shape()[1] == w[1], op, ": input ", x.shape(), " does not fit weight ",
+        w, ", which expects [N, ", weight.rank() == 2 ? w[1] : 0, "]");
+  check(x.size() > 0 && weight.size() > 0, op, ": input ", x.shape(), " or weight ", w, " is empty");
+  check(!bias.defined() || bias.shape() == Shape{w[0]}, op, ": weight ", w, " expects a bias [", w[0], "], got ",
+        bias.shape());
+  require_device(op, x, {weight, bias});
+  return {x.shape()[0], w[1], w[0]};
+}
+
+Grads linear_gradients(const LinearDims& dims, const Tensor& x, const Tensor& weight, const Tensor& gy,
+                       const Needs& needs) {
+  Tensor gx, gw, gbias;
+  if (needs[0]) {
+    gx = empty_like(x);
+    backend(x).linear_backward_data(dims, gy.data(), weight.data(), gx.data());
+  }
+  if (needs[1] || needs[2]) {
+    gw = empty_like(weight);
+    if (needs[2]) gbias = Tensor::empty({dims.out}, x.device());
+    backend(x).linear_backward_weights(dims, x.data(), gy.data(), gw.data(), data_or_null(gbias));
+  }
+  return {gx, gw, gbias};
+}
+
+// The sigmas of a batch's calls, and the singular vectors that each was computed with.
+struct Spectrum {
+  Calls calls;
+  Tensor sigma;  // [calls]
+  std::vector<Tensor> u, v;
+};
+
+Spectrum spectrum_of(const char* op, const Tensor& weight, Buffer& u, Buffer& v, bool iterate, std::int64_t batch,
+                     const Calls& calls) {
+  Spectrum s{calls.empty() ? Calls{batch} : calls, {}, {}, {}};
+  check(std::accumulate(s.calls.begin(), s.calls.end(), std::int64_t{0}) == batch &&
+            std::all_of(s.calls.begin(), s.calls.end(), [](std::int64_t count) { return count > 0; }),
+        op, ": the calls do not cut the batch of ", batch, " into non-empty parts");
+  const std::int64_t rows = weight.shape()[0], cols = weight.size() / rows;
+  check(u.tensor().shape() == Shape{rows} && v.tensor().shape() == Shape{cols}, op, ": weight ", weight.shape(),
+        " expects u [", rows, "] and v [", cols, "], got ", u.tensor().shape(), " and ", v.tensor().shape());
+  require_device(op, weight, {u.tensor(), v.tensor()});
+  s.sigma = Tensor::empty({static_cast<std::int64_t>(s.calls.size())}, weight.device());
+  for (std::size_t call = 0; call < s.calls.size(); ++call) {
+    if (iterate) {
+      u.tensor() = u.tensor().clone();
+      v.tensor() = v.tensor().clone();
+    }
+    backend(weight).spectral_norm_forward(rows, cols, iterate, weight.data(), u.tensor().data(), v.tensor().data(),
+                                          s.sigma.data() + call, nullptr);
+    s.u.push_back(u.tensor());
+    s.v.push_back(v.tensor());
+  }
+  return s;
+}
+
+// Divides y = x W by sigma and adds the bias, in place, and records it. `gradients` are those of the plain product.
+//
+// With z = y / sigma + bias: dL/dsigma = -gz . (z - bias) / sigma, and sigma = u^T W v hands it on to W as the matrix
+// of rank one u v^T.
+template <class Gradients>
+Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, const Tensor& x, const Tensor& weight,
+               const Tensor& bias, const Tensor& y, Gradients gradients) {
+  backend(x).divide_samples_forward(dims, spectrum.calls, spectrum.sigma.data(), data_or_null(bias), y.data());
+  return record(op, y, {x, weight, bias},
+                [spectrum, dims, x = x.detach(), weight = weight.detach(), bias = bias.detach(), z = y.detach(),
+                 gradients](const Tensor& gz, const Needs& needs) -> Grads {
+                  Backend& device = backend(x);
+                  const Tensor gy = empty_like(gz), gsigma = needs[1] ? empty_like(spectrum.sigma) : Tensor(),
+                               gbias = needs[2] ? empty_like(bias) : Tensor();
+                  device.divide_samples_backward(dims, spectrum.calls, spectrum.sigma.data(), data_or_null(bias),
+                                                 z.data(), gz.data(), gy.data(), data_or_null(gsigma),
+                                                 data_or_null(gbias));
+                  Grads grads = gradients(x, weight, gy, Needs({needs[0], needs[1], false}));
+                  grads[2] = gbias;
+                  if (needs[1]) {
+                    std::vector<OuterProduct> products;
+                    for (std::size_t call = 0; call < spectrum.calls.size(); ++call)
+                      products.push_back({gsigma.data() + call, spectrum.u[call].data(), spectrum.v[call].data()});
+                    const std::int64_t rows = weight.shape()[0];
+                    device.add_outer_products(rows, weight.size() / rows, products, grads[1].data());
+                  }
+                  return grads;
+                });
+}
+
 }  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOptions options) {
-  const ConvDims dims = conv_dims(x, weight, bias, options);
+  const ConvDims dims = conv_dims("conv2d", x, weight, bias, options);
   const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
   backend(x).conv_forward(dims, x.data(), weight.data(), data_or_null(bias), y.data());
   return record("conv2d", y, {x, weight, bias},
                 [dims, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
-                  Tensor gx, gw, gbias;
-                  if (needs[0]) {
-                    gx = empty_like(x);
-                    backend(x).conv_backward_data(dims, gy.data(), weight.data(), gx.data());
-                  }
-                  if (needs[1] || needs[2]) {
-                    gw = empty_like(weight);
-                    if (needs[2]) gbias = Tensor::empty({dims.out.c}, x.device());
-                    backend(x).conv_backward_weights(dims, x.data(), gy.data(), gw.data(), data_or_null(gbias));
-                  }
-                  return {gx, gw, gbias};
+                  return conv_gradients(dims, x, weight, gy, needs);
                 });
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  require_defined("linear", x);
-  const Shape& w = weight.shape();
-  check(x.rank() == 2 && weight.rank() == 2 && x.shape()[1] == w[1], "linear: input ", x.shape(),
-        " does not fit weight ", w, ", which expects [N, ", weight.rank() == 2 ? w[1] : 0, "]");
-  check(x.size() > 0 && weight.size() > 0, "linear: input ", x.shape(), " or weight ", w, " is empty");
-  check(!bias.defined() || bias.shape() == Shape{w[0]}, "linear: weight ", w, " expects a bias [", w[0], "], got ",
-        bias.shape());
-  require_device("linear", x, {weight, bias});
-  const LinearDims dims{x.shape()[0], w[1], w[0]};
+  const LinearDims dims = linear_dims("linear", x, weight, bias);
   const Tensor y = Tensor::empty({dims.rows, dims.out}, x.device());
   backend(x).linear_forward(dims, x.data(), weight.data(), data_or_null(bias), y.data());
   return record("linear", y, {x, weight, bias},
                 [dims, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
-                  Tensor gx, gw, gbias;
-                  if (needs[0]) {
-                    gx = empty_like(x);
-                    backend(x).linear_backward_data(dims, gy.data(), weight.data(), gx.data());
-                  }
-                  if (needs[1] || needs[2]) {
-                    gw = empty_like(weight);
-                    if (needs[2]) gbias = Tensor::empty({dims.out}, x.device());
-                    backend(x).linear_backward_weights(dims, x.data(), gy.data(), gw.data(), data_or_null(gbias));
-                  }
-                  return {gx, gw, gbias};
+                  return linear_gradients(dims, x, weight, gy, needs);
                 });
+}
+
+Tensor spectral_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Buffer& u, Buffer& v, bool iterate,
+                       ConvOptions options, const Calls& calls) {
+  constexpr const char* kOp = "spectral_conv2d";
+  const ConvDims dims = conv_dims(kOp, x, weight, bias, options);
+  const Spectrum spectrum = spectrum_of(kOp, weight, u, v, iterate, dims.out.n, calls);
+  const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
+  backend(x).conv_forward(dims, x.data(), weight.data(), nullptr, y.data());
+  return divided(kOp, spectrum, dims.out, x, weight, bias, y,
+                 [dims](const auto&... arguments) { return conv_gradients(dims, arguments...); });
+}
+
+Tensor spectral_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Buffer& u, Buffer& v, bool iterate,
+                       const Calls& calls) {
+  constexpr const char* kOp = "spectral_linear";
+  const LinearDims dims = linear_dims(kOp, x, weight, bias);
+  const Spectrum spectrum = spectrum_of(kOp, weight, u, v, iterate, dims.rows, calls);
+  const Tensor y = Tensor::empty({dims.rows, dims.out}, x.device());
+  backend(x).linear_forward(dims, x.data(), weight.data(), nullptr, y.data());
+  return divided(kOp, spectrum, ImageDims{dims.rows, dims.out, 1, 1, 1}, x, weight, bias, y,
+                 [dims](const auto&... arguments) { return linear_gradients(dims, arguments...); });
 }
 
 }  // namespace minidl

@@ -78,6 +78,11 @@ struct AdamStep {
   std::int64_t step;  // 1 for the first
 };
 
+// factor[0] u v^T, a matrix of rank one; all on the device.
+struct OuterProduct {
+  const float *factor, *u, *v;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -175,13 +180,25 @@ class Backend {
   virtual void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) = 0;
 
   // --- spectral norm of a plain (rows, cols) matrix
-  // ------------------------------------------------------------------------- If iterate: v = normalize(W^T u), u =
-  // normalize(W v), both in place. Then sigma[0] = u^T W v and wn = W / sigma.
+  // If iterate: v = normalize(W^T u), u = normalize(W v), both in place. Then sigma[0] = u^T W v and, unless wn is
+  // null, wn = W / sigma.
   virtual void spectral_norm_forward(std::int64_t rows, std::int64_t cols, bool iterate, const float* w, float* u,
                                      float* v, float* sigma, float* wn) = 0;
   // gw = gwn / sigma - (gwn . W / sigma^2) u v^T, with u and v constant.
   virtual void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u,
                                       const float* v, const float* sigma, const float* gwn, float* gw) = 0;
+  // gw += sum over products of factor[0] u v^T, in place.
+  virtual void add_outer_products(std::int64_t rows, std::int64_t cols, std::span<const OuterProduct> products,
+                                  float* gw) = 0;
+  // y = y / divisor[k] + bias[c] in place, where k is the group of the sample: `groups` (host) cuts the batch into
+  // consecutive groups of so many samples. bias (c) or null.
+  virtual void divide_samples_forward(const ImageDims& dims, std::span<const std::int64_t> groups, const float* divisor,
+                                      const float* bias, float* y) = 0;
+  // From the result y: gx = gy / divisor[k], gdivisor[k] (or null) = -(sum of gy (y - bias)) / divisor[k],
+  // gbias (or null) = sum of gy.
+  virtual void divide_samples_backward(const ImageDims& dims, std::span<const std::int64_t> groups,
+                                       const float* divisor, const float* bias, const float* y, const float* gy,
+                                       float* gx, float* gdivisor, float* gbias) = 0;
 
   // --- optimiser
   // ------------------------------------------------------------------------------------------------------------ Adam

@@ -28,9 +28,10 @@ struct Conv2d {
   ConvOptions options;
 
   Conv2d(Random& random, std::int64_t in_channels, std::int64_t out_channels, ConvLayerOptions layer_options);
-  Tensor operator()(const Tensor& x) const { return with_weight(x, weight); }
-  // The layer with another weight in place of its own (spectral norm).
-  Tensor with_weight(const Tensor& x, const Tensor& w) const { return conv2d(x, w, bias, options); }
+  Tensor operator()(const Tensor& x) const { return conv2d(x, weight, bias, options); }
+  Tensor normalised(const Tensor& x, Buffer& u, Buffer& v, bool iterate, const Calls& calls) const {
+    return spectral_conv2d(x, weight, bias, u, v, iterate, options, calls);
+  }
   void visit(Visitor& f) { f("weight", weight), f("bias", bias); }
 };
 
@@ -39,14 +40,16 @@ struct Linear {
   Parameter weight, bias;
 
   Linear(Random& random, std::int64_t in_features, std::int64_t out_features, bool with_bias);
-  Tensor operator()(const Tensor& x) const { return with_weight(x, weight); }
-  Tensor with_weight(const Tensor& x, const Tensor& w) const { return linear(x, w, bias); }
+  Tensor operator()(const Tensor& x) const { return linear(x, weight, bias); }
+  Tensor normalised(const Tensor& x, Buffer& u, Buffer& v, bool iterate, const Calls& calls) const {
+    return spectral_linear(x, weight, bias, u, v, iterate, calls);
+  }
   void visit(Visitor& f) { f("weight", weight), f("bias", bias); }
 };
 
 // torch.nn.utils.spectral_norm around a Conv2d or Linear: the weight is divided by its largest singular value,
 // estimated by power iteration. Each call in training mode makes one iteration, also without gradients, as PyTorch's
-// does.
+// does; a batch may stand for several calls (see Calls in core/ops.h).
 template <class Layer>
 struct SpectralNorm {
   Layer layer;
@@ -59,7 +62,7 @@ struct SpectralNorm {
     u = Buffer(random_direction(random, weight.shape()[0]));
     v = Buffer(random_direction(random, weight.size() / weight.shape()[0]));
   }
-  Tensor operator()(const Tensor& x) { return layer.with_weight(x, spectral_norm(layer.weight, u, v, training)); }
+  Tensor operator()(const Tensor& x, const Calls& calls = {}) { return layer.normalised(x, u, v, training, calls); }
   void visit(Visitor& f) {
     f("bias", layer.bias), f("weight_orig", layer.weight), f("weight_u", u), f("weight_v", v);
     f("training", training);

@@ -24,38 +24,36 @@ SpectralNorm<Linear> spectral_linear(Random& random, std::int64_t in, std::int64
 
 Discriminator::Discriminator(Random& random, const DiscriminatorOptions& options)
     : model_([&] {
-        // Names are the positions in the official nn.Sequential: pad, convolution and activation are three entries.
-        Sequential s;
+        std::vector<SpectralNorm<Conv2d>> convs;
         std::int64_t in = options.image_channels, out = options.channels;
         for (std::int64_t i = 0; i < options.layers - 1; ++i) {
           const std::int64_t stride = i < options.layers - 2 ? 2 : 1;
-          s.add(ReflectionPad2d{1});
-          s.add(std::to_string(3 * i + 1),
-                spectral_conv(random, in, out, {.kernel = 4, .stride = stride, .bias = true}));
-          s.add(LeakyReLU{kSlope});
+          convs.push_back(spectral_conv(random, in, out, {.kernel = 4, .stride = stride, .bias = true}));
           in = out;
           out *= 2;
         }
-        return s;
+        return convs;
       }()),
       gap_fc_(spectral_linear(random, final_channels(options), 1)),
       gmp_fc_(spectral_linear(random, final_channels(options), 1)),
       conv1x1_(random, 2 * final_channels(options), final_channels(options), {.kernel = 1, .bias = true}),
       conv_(spectral_conv(random, final_channels(options), 1, {.kernel = 4})) {}
 
-Discriminator::Output Discriminator::operator()(const Tensor& image) {
-  const Tensor features = model_(image);
+Discriminator::Output Discriminator::operator()(const Tensor& image, const Calls& calls) {
+  Tensor features = image;
+  for (auto& conv : model_) features = leaky_relu(conv(reflection_pad2d(features, 1), calls), kSlope);
   // The logits use the normalised weights, the map the raw ones, as the official code does.
   const auto [mean, max] = global_mean_max(features);
-  const Tensor cam_logit = concat(gap_fc_(mean), gmp_fc_(max));
+  const Tensor cam_logit = concat(gap_fc_(mean, calls), gmp_fc_(max, calls));
   const Tensor attended = leaky_relu(
       conv1x1_(concat(scale_channels(features, gap_fc_.layer.weight), scale_channels(features, gmp_fc_.layer.weight))),
       kSlope);
-  return {conv_(reflection_pad2d(attended, 1)), cam_logit, sum_channels(attended)};
+  return {conv_(reflection_pad2d(attended, 1), calls), cam_logit, sum_channels(attended)};
 }
 
 void Discriminator::visit(Visitor& f) {
-  f("model", model_);
+  // Named by the positions in the official nn.Sequential, where pad, convolution and activation are three entries.
+  for (std::size_t i = 0; i < model_.size(); ++i) f("model." + std::to_string(3 * i + 1), model_[i]);
   f("gap_fc", gap_fc_), f("gmp_fc", gmp_fc_), f("conv1x1", conv1x1_), f("conv", conv_);
 }
 

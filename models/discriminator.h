@@ -21,8 +21,9 @@ class Discriminator {
     Tensor cam_logit;  // [N, 2]
     Tensor heatmap;    // [N, 1, h + 1, w + 1]
   };
-  // image [N, C, S, S]. In training mode every spectral norm makes one power iteration.
-  Output operator()(const Tensor& image);
+  // image [N, C, S, S]. In training mode every spectral norm makes one power iteration, or one for each of `calls`:
+  // the outputs are those of so many calls one after the other.
+  Output operator()(const Tensor& image, const Calls& calls = {});
 
   void visit(Visitor& f);
 
@@ -32,7 +33,7 @@ class Discriminator {
  private:
   static constexpr float kSlope = 0.2f;
 
-  Sequential model_;
+  std::vector<SpectralNorm<Conv2d>> model_;
   SpectralNorm<Linear> gap_fc_, gmp_fc_;
   Conv2d conv1x1_;
   SpectralNorm<Conv2d> conv_;

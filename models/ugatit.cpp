@@ -20,6 +20,11 @@ Generator::Output slice(const Generator::Output& out, std::int64_t begin, std::i
           slice_samples(out.heatmap, begin, count)};
 }
 
+Discriminator::Output slice(const Discriminator::Output& out, std::int64_t begin, std::int64_t count) {
+  return {slice_samples(out.logits, begin, count), slice_samples(out.cam_logit, begin, count),
+          slice_samples(out.heatmap, begin, count)};
+}
+
 }  // namespace
 
 GeneratorOptions UgatitOptions::generator() const {
@@ -114,11 +119,15 @@ void UgatitTrainer::discriminator_step(const Tensor& real_A, const Tensor& real_
   discriminator_adam_.zero_grad();  // their memory serves the generators' step
 }
 
-// Real should be judged 1, fake 0, by the patch logits and by the map's logits.
+// Real should be judged 1, fake 0, by the patch logits and by the map's logits. The reference judges real first, then
+// fake: two calls, with a power iteration before each, that share their convolutions here.
 void UgatitTrainer::train_discriminator(const std::string& name, Discriminator& discriminator, const Tensor& real,
                                         const Tensor& fake) {
-  const Discriminator::Output on_real = judge("D_real_" + name, discriminator, real);
-  const Discriminator::Output on_fake = judge("D_fake_" + name, discriminator, fake);
+  const std::int64_t reals = real.shape()[0], fakes = fake.shape()[0];
+  const Discriminator::Output both = discriminator(concat_samples(real, fake), {reals, fakes});
+  const Discriminator::Output on_real = slice(both, 0, reals), on_fake = slice(both, reals, fakes);
+  observe_output("D_real_" + name, on_real);
+  observe_output("D_fake_" + name, on_fake);
   const Tensor ad = part("D_ad_loss_" + name, mse_loss(on_real.logits, 1) + mse_loss(on_fake.logits, 0));
   const Tensor cam = part("D_ad_cam_loss_" + name, mse_loss(on_real.cam_logit, 1) + mse_loss(on_fake.cam_logit, 0));
   (options_.adv_weight * (ad + cam)).backward();
@@ -174,7 +183,8 @@ void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, c
 
 // Fakes should be judged 1.
 Tensor UgatitTrainer::fooling_loss(const std::string& name, Discriminator& discriminator, const Tensor& fake) {
-  const Discriminator::Output out = judge("G_" + name, discriminator, fake);
+  const Discriminator::Output out = discriminator(fake);
+  observe_output("G_" + name, out);
   const Tensor ad = part("G_ad_loss_" + name, mse_loss(out.logits, 1));
   const Tensor cam = part("G_ad_cam_loss_" + name, mse_loss(out.cam_logit, 1));
   return options_.adv_weight * (ad + cam);
@@ -192,12 +202,10 @@ void UgatitTrainer::observe_output(const std::string& name, const Generator::Out
   observe(name + "_heatmap", out.heatmap);
 }
 
-Discriminator::Output UgatitTrainer::judge(const std::string& name, Discriminator& discriminator, const Tensor& image) {
-  Discriminator::Output out = discriminator(image);
+void UgatitTrainer::observe_output(const std::string& name, const Discriminator::Output& out) const {
   observe(name + "_logit", out.logits);
   observe(name + "_cam_logit", out.cam_logit);
   observe(name + "_heatmap", out.heatmap);
-  return out;
 }
 
 Tensor UgatitTrainer::part(const std::string& name, const Tensor& loss) {

@@ -89,7 +89,7 @@ class UgatitTrainer {
 
   Generator::Output generate(const char* name, Generator& generator, const Tensor& image);
   void observe_output(const std::string& name, const Generator::Output& out) const;
-  Discriminator::Output judge(const std::string& name, Discriminator& discriminator, const Tensor& image);
+  void observe_output(const std::string& name, const Discriminator::Output& out) const;
   void train_discriminator(const std::string& name, Discriminator& discriminator, const Tensor& real,
                            const Tensor& fake);
   Tensor fooling_loss(const std::string& name, Discriminator& discriminator, const Tensor& fake);

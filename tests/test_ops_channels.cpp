@@ -90,14 +90,6 @@ Values doubles(const Tensor& x) {
   return {host.begin(), host.end()};
 }
 
-Buffer unit_vector(std::int64_t size, DeviceType device, unsigned seed) {
-  std::vector<float> values = normal_values(size, seed);
-  double square = 0;
-  for (const float value : values) square += static_cast<double>(value) * value;
-  for (float& value : values) value = static_cast<float>(value / std::sqrt(square));
-  return Buffer(Tensor::from_host({size}, values, device));
-}
-
 }  // namespace
 
 TEST_CASE("global pooling equals its definition in every layout", "[channels]") {

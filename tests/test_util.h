@@ -40,6 +40,14 @@ inline minidl::Tensor random_plain(const minidl::Shape& shape, minidl::DeviceTyp
 }
 
 // Random values in the shape and layout of `like`: a cotangent.
+// A random vector of length 1, as spectral norm keeps them.
+inline minidl::Buffer unit_vector(std::int64_t size, minidl::DeviceType device, unsigned seed) {
+  std::vector<float> values = normal_values(size, seed);
+  double square = 0;
+  for (const float value : values) square += static_cast<double>(value) * value;
+  for (float& value : values) value = static_cast<float>(value / std::sqrt(square));
+  return minidl::Buffer(minidl::Tensor::from_host({size}, values, device));
+}
 inline minidl::Tensor random_like(const minidl::Tensor& like, unsigned seed) {
   const minidl::Tensor tensor = minidl::empty_like(like);
   tensor.copy_from_host(normal_values(like.size(), seed));

@@ -77,6 +77,14 @@ class CpuBackend final : public Backend {
   void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u, const float* v,
                               const float* sigma, const float* gwn, float* gw) override;
 
+  void add_outer_products(std::int64_t rows, std::int64_t cols, std::span<const OuterProduct> products,
+                          float* gw) override;
+  void divide_samples_forward(const ImageDims& dims, std::span<const std::int64_t> groups, const float* divisor,
+                              const float* bias, float* y) override;
+  void divide_samples_backward(const ImageDims& dims, std::span<const std::int64_t> groups, const float* divisor,
+                               const float* bias, const float* y, const float* gy, float* gx, float* gdivisor,
+                               float* gbias) override;
+
   void adam(const AdamStep& step, std::span<const AdamTensor> tensors) override;
 
  private:

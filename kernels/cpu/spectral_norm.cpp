@@ -1,4 +1,5 @@
-// Spectral norm by power iteration. Both matrix-vector products stream the matrix row by row.
+// Spectral norm by power iteration. Both matrix-vector products stream the matrix row by row. Beside it what a layer
+// needs that divides its result, rather than its weight, by sigma.
 #include <cmath>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -68,6 +69,7 @@ void CpuBackend::spectral_norm_forward(std::int64_t rows, std::int64_t cols, boo
   double value = 0;
   for (std::int64_t r = 0; r < rows; ++r) value += u[r] * product[r];
   sigma[0] = static_cast<float>(value);
+  if (!wn) return;
   const float divisor = sigma[0];
   map_floats(rows * cols, wn, [=](auto i) { return w[i] / divisor; });
 }
@@ -85,6 +87,95 @@ void CpuBackend::spectral_norm_backward(std::int64_t rows, std::int64_t cols, co
     const float row_factor = factor * u[r];
     for (std::int64_t c = 0; c < cols; ++c) gw[r * cols + c] = gwn[r * cols + c] * inverse - row_factor * v[c];
   });
+}
+
+void CpuBackend::add_outer_products(std::int64_t rows, std::int64_t cols, std::span<const OuterProduct> products,
+                                    float* gw) {
+  parallel_for(rows, cols, [&](std::int64_t r) {
+    float* row = gw + r * cols;
+    for (const OuterProduct& product : products) {
+      const float factor = product.factor[0] * product.u[r];
+      const float* v = product.v;
+      for (std::int64_t c = 0; c < cols; ++c) row[c] += factor * v[c];
+    }
+  });
+}
+
+namespace {
+
+// Group of each sample.
+const std::int64_t* groups_of_samples(std::span<const std::int64_t> groups) {
+  struct Tag;
+  std::int64_t samples = 0;
+  for (const std::int64_t count : groups) samples += count;
+  std::int64_t* group = scratch<std::int64_t, Tag>(samples);
+  for (std::size_t g = 0, n = 0; g < groups.size(); ++g)
+    for (std::int64_t i = 0; i < groups[g]; ++i) group[n++] = static_cast<std::int64_t>(g);
+  return group;
+}
+
+template <int K>
+Lanes<K> bias_of_run(const Runs& runs, std::int64_t channels, std::int64_t run, const float* bias) {
+  constexpr float kNone[16] = {};
+  return Lanes<K>(bias ? bias + run * runs.block % channels : kNone);
+}
+
+}  // namespace
+
+void CpuBackend::divide_samples_forward(const ImageDims& dims, std::span<const std::int64_t> groups,
+                                        const float* divisor, const float* bias, float* y) {
+  const std::int64_t* group = groups_of_samples(groups);
+  dispatch_block(dims.block, [&]<int K>() {
+    const Runs runs(dims);
+    runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
+      const Lanes<K> shift = bias_of_run<K>(runs, dims.c, run, bias);
+      const Vec inverse = broadcast(1.0f / divisor[group[run * runs.block / dims.c]]);
+      float* data = y + run * runs.length;
+      map_lanes<K>(begin, end, data, [&](auto at, int k) { return at(data) * inverse + shift.v[k]; });
+    });
+  });
+}
+
+void CpuBackend::divide_samples_backward(const ImageDims& dims, std::span<const std::int64_t> groups,
+                                         const float* divisor, const float* bias, const float* y, const float* gy,
+                                         float* gx, float* gdivisor, float* gbias) {
+  struct Tag;
+  const std::int64_t* group = groups_of_samples(groups);
+  const Runs runs(dims);
+  // Of every channel of every sample: the sum of gy (y - bias), then that of gy.
+  double* sums = scratch<double, Tag>(2 * dims.n * dims.c);
+  dispatch_block(dims.block, [&]<int K>() {
+    parallel_for(runs.count, runs.length, [&](std::int64_t run) {
+      const Lanes<K> shift = bias_of_run<K>(runs, dims.c, run, bias);
+      const float *result = y + run * runs.length, *gradient = gy + run * runs.length;
+      if (gdivisor || gbias)
+        sum_lanes<K, 2>(0, runs.length, sums + 2 * run * runs.block, [&](auto at, int k) {
+          const Vec g = at(gradient);
+          return Terms<2>{{g * (at(result) - shift.v[k]), g}};
+        });
+      const Vec inverse = broadcast(1.0f / divisor[group[run * runs.block / dims.c]]);
+      map_lanes<K>(0, runs.length, gx + run * runs.length, [&](auto at, int) { return at(gradient) * inverse; });
+    });
+  });
+  const auto sum_at = [&](std::int64_t n, std::int64_t c, std::int64_t which) {
+    const std::int64_t channel = n * dims.c + c;
+    return sums[(2 * (channel / runs.block) + which) * runs.block + channel % runs.block];
+  };
+  if (gdivisor) {
+    for (std::int64_t g = 0, n = 0; g < static_cast<std::int64_t>(groups.size()); ++g) {
+      double total = 0;
+      for (const std::int64_t end = n + groups[static_cast<std::size_t>(g)]; n < end; ++n)
+        for (std::int64_t c = 0; c < dims.c; ++c) total += sum_at(n, c, 0);
+      gdivisor[g] = static_cast<float>(-total / divisor[g]);
+    }
+  }
+  if (gbias) {
+    for (std::int64_t c = 0; c < dims.c; ++c) {
+      double total = 0;
+      for (std::int64_t n = 0; n < dims.n; ++n) total += sum_at(n, c, 1);
+      gbias[c] = static_cast<float>(total);
+    }
+  }
 }
 
 }  // namespace minidl

@@ -1,0 +1,124 @@
+// Layers that divide their result by sigma, against the same layers with a normalised weight, call by call.
+#include "core/ops.h"
+#include "tests/test_util.h"
+
+using namespace minidl;
+using namespace test;
+using Catch::Matchers::StartsWith;
+
+namespace {
+
+// The inputs of one layer, alike in every copy.
+struct Layer {
+  Tensor x, w, bias;
+  Buffer u, v;
+
+  Layer(const Shape& input, const Shape& weight, bool with_bias, DeviceType device)
+      : x(leaf(random_tensor(input, device, 1))),
+        w(leaf(random_plain(weight, device, 2))),
+        bias(with_bias ? leaf(random_tensor({weight[0]}, device, 3)) : Tensor()),
+        u(unit_vector(weight[0], device, 4)),
+        v(unit_vector(weight.size() / weight[0], device, 5)) {}
+};
+
+struct SpectralCase {
+  Shape input, weight;
+  ConvOptions options;
+  bool bias;
+  Calls calls;
+};
+
+const SpectralCase kCases[] = {
+    {{1, 3, 9, 9}, {16, 3, 4, 4}, {.stride = 2}, true, {}},
+    {{3, 16, 9, 7}, {32, 16, 4, 4}, {.stride = 2}, true, {2, 1}},
+    {{2, 32, 7, 7}, {32, 32, 3, 3}, {}, false, {1, 1}},
+    {{4, 16, 6, 6}, {1, 16, 4, 4}, {}, false, {1, 2, 1}},
+    {{3, 24}, {1, 24}, {}, false, {1, 2}},
+    {{2, 10}, {7, 10}, {}, true, {1, 1}},
+};
+
+Tensor fused(Layer& l, const SpectralCase& c, bool iterate) {
+  return l.w.rank() == 4 ? spectral_conv2d(l.x, l.w, l.bias, l.u, l.v, iterate, c.options, c.calls)
+                         : spectral_linear(l.x, l.w, l.bias, l.u, l.v, iterate, c.calls);
+}
+
+// Each call by itself with the weight that torch.nn.utils.spectral_norm would form.
+std::vector<Tensor> composed(Layer& l, const SpectralCase& c, bool iterate) {
+  std::vector<Tensor> results;
+  std::int64_t begin = 0;
+  for (const std::int64_t count : c.calls.empty() ? Calls{c.input[0]} : c.calls) {
+    const Tensor w = spectral_norm(l.w, l.u, l.v, iterate), x = slice_samples(l.x, begin, count);
+    results.push_back(l.w.rank() == 4 ? conv2d(x, w, l.bias, c.options) : linear(x, w, l.bias));
+    begin += count;
+  }
+  return results;
+}
+
+void check_close(const Tensor& a, const Tensor& b) {
+  REQUIRE(a.shape() == b.shape());
+  const std::vector<float> expected = b.to_host();
+  CHECK(relative_error(a.to_host(), Values(expected.begin(), expected.end())) <= 5e-6);
+}
+
+}  // namespace
+
+TEST_CASE("a spectrally normalised layer equals the layer with a normalised weight", "[spectral]") {
+  for (const DeviceType device : test_devices())
+    for (const SpectralCase& c : kCases)
+      for (const bool iterate : {true, false}) {
+        INFO(c.input << ", weight " << c.weight << (iterate ? "" : ", evaluation"));
+        Layer a(c.input, c.weight, c.bias, device), b(c.input, c.weight, c.bias, device);
+        if (!iterate)  // u and v as training leaves them: sigma is no sum that cancels
+          for (Layer* l : {&a, &b})
+            for (int i = 0; i < 5; ++i) spectral_norm(l->w, l->u, l->v, true);
+        const Tensor y = fused(a, c, iterate);
+        std::vector<std::pair<Tensor, Tensor>> roots;
+        const Tensor cotangent = random_like(y, 6);
+        std::int64_t begin = 0;
+        for (const Tensor& part : composed(b, c, iterate)) {
+          const std::int64_t count = part.shape()[0];
+          check_close(slice_samples(y, begin, count), part);
+          roots.emplace_back(part, slice_samples(cotangent, begin, count));
+          begin += count;
+        }
+        check_close(a.u.tensor(), b.u.tensor());
+        check_close(a.v.tensor(), b.v.tensor());
+        backward({{y, cotangent}});
+        backward(roots);
+        check_close(a.x.grad(), b.x.grad());
+        check_close(a.w.grad(), b.w.grad());
+        if (c.bias) check_close(a.bias.grad(), b.bias.grad());
+      }
+}
+
+TEST_CASE("a frozen spectrally normalised layer passes the gradient on", "[spectral]") {
+  for (const DeviceType device : test_devices()) {
+    const SpectralCase& c = kCases[1];
+    Layer a(c.input, c.weight, c.bias, device), b(c.input, c.weight, c.bias, device);
+    a.w.set_requires_grad(false);
+    a.bias.set_requires_grad(false);
+    const Tensor y = fused(a, c, true), all = fused(b, c, true), cotangent = random_like(y, 6);
+    backward({{y, cotangent}});
+    backward({{all, cotangent}});
+    CHECK_FALSE(a.w.grad().defined());
+    CHECK(same_bits(a.x.grad().to_host(), b.x.grad().to_host()));
+  }
+}
+
+TEST_CASE("spectrally normalised layers refuse what does not fit, by name", "[spectral]") {
+  for (const DeviceType device : test_devices()) {
+    Layer l({2, 16, 7, 7}, {16, 16, 3, 3}, true, device);
+    const auto message = [&](const Calls& calls) {
+      return error_of([&] { spectral_conv2d(l.x, l.w, l.bias, l.u, l.v, true, {}, calls); });
+    };
+    CHECK(message({1, 1}) == "");
+    for (const Calls& calls : {Calls{1}, Calls{3}, Calls{2, 0}, Calls{3, -1}})
+      CHECK_THAT(message(calls), StartsWith("spectral_conv2d: ") && Catch::Matchers::Contains("batch of 2"));
+    CHECK_THAT(error_of([&] { spectral_conv2d(l.x, l.w, l.bias, l.v, l.u, true); }), StartsWith("spectral_conv2d: "));
+    CHECK_THAT(error_of([&] {
+                 spectral_conv2d(l.x, l.w, l.u.tensor().viewed_as({4, 4}), l.u, l.v, true);
+               }),
+               StartsWith("spectral_conv2d: "));
+    CHECK_THAT(error_of([&] { spectral_linear(l.x, l.w, {}, l.u, l.v, true); }), StartsWith("spectral_linear: "));
+  }
+}
