@@ -1,4 +1,4 @@
-// Memory, layout conversion, and the choice of the channel block.
+// Memory, layout conversion, and what follows from the processor: the channel block and the precisions.
 #include <dnnl.hpp>
 
 #include <cstdlib>
@@ -29,6 +29,14 @@ CpuBackend::CpuBackend() {
         "this build needs a processor with AVX2 and FMA (Intel Haswell, AMD Zen or newer)");
 #endif
   lanes_ = uses(dnnl::cpu_isa::avx512_core) ? 16 : 8;
+}
+
+void CpuBackend::set_precision(Precision precision) {
+  check(precision == Precision::fp32 || uses(dnnl::cpu_isa::avx512_core_bf16),
+        "--precision bf16 needs a processor with AVX512-BF16 (Intel Cooper Lake and Sapphire Rapids, AMD Zen 4 or "
+        "newer); "
+        "this one has none: use --precision fp32");
+  precision_ = precision;
 }
 
 void* CpuBackend::allocate(std::size_t bytes) {
