@@ -250,6 +250,34 @@ TEST_CASE("train_ugatit: flags given anew win over the checkpoint's, except thos
   CHECK(test::contents(run.checkpoint("latest")) == before);
 }
 
+TEST_CASE("train_ugatit: a run keeps its precision, and may be given another aloud") {
+  try {
+    backend_of(DeviceType::cpu).set_precision(Precision::bf16);
+  } catch (const Error& error) {
+    WARN("skipped: " << error.what());
+    return;
+  }
+  backend_of(DeviceType::cpu).set_precision(Precision::fp32);
+  const TrainRun straight, stopped;
+  const std::string flags = "--print_freq 100 --decay_flag false ";
+  REQUIRE(straight.train(flags + "--iteration 3 --precision bf16").exit_code == 0);
+  REQUIRE(stopped.train(flags + "--iteration 2 --precision bf16").exit_code == 0);
+  const test::Outcome kept = stopped.run("--threads 2 --resume True --iteration 3");
+  INFO(kept);
+  REQUIRE(kept.exit_code == 0);
+  CHECK_THAT(kept.out, !Contains("--precision:") && Contains("bfloat16 convolutions"));
+  check_same_results(straight, stopped);
+  // The same checkpoint on a processor that lacks it.
+  const test::ProgramOptions lacking{.environment = {{"ONEDNN_MAX_CPU_ISA", "AVX2"}}};
+  const test::Outcome refused = stopped.run("--resume True --iteration 4", lacking);
+  CHECK(refused.exit_code == 1);
+  CHECK_THAT(refused.err, Contains("use --precision fp32"));
+  const test::Outcome changed = stopped.run("--resume True --iteration 4 --precision fp32", lacking);
+  INFO(changed);
+  CHECK(changed.exit_code == 0);
+  CHECK_THAT(changed.out, Contains("--precision: fp32 instead of the checkpoint's bf16"));
+}
+
 TEST_CASE("train_ugatit: a loss that is not finite stops the run by its name") {
   const TrainRun run;
   REQUIRE(run.train("--iteration 1 --save_freq 1").exit_code == 0);
