@@ -1,4 +1,4 @@
-// The --device and --threads flags.
+// The --device, --threads and --precision flags.
 #pragma once
 
 #include <cstdint>
@@ -12,5 +12,7 @@ namespace minidl {
 DeviceType choose_device(const std::string& name);
 // Computes with this many threads from now on; 0 takes every core that the process may use. Returns the number.
 int use_threads(std::int64_t threads);
+// "fp32" or "bf16". Throws Error if the device lacks it.
+void use_precision(DeviceType device, const std::string& name);
 
 }  // namespace minidl

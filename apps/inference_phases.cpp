@@ -23,13 +23,15 @@ namespace fs = std::filesystem;
 struct TrainedModel {
   std::int64_t step;
   std::unique_ptr<Ugatit> model;
+  std::unique_ptr<SafetensorsFile> file;
+  TrainOptions options;  // of the run, with the flags given anew
 
-  TrainedModel(const RunFolder& folder, const TrainCommand& command) {
-    const auto file = require_checkpoint(folder);
+  TrainedModel(const RunFolder& folder, const TrainCommand& command)
+      : file(require_checkpoint(folder)), options(command.options) {
     const CheckpointInfo info = checkpoint_info(*file);
     std::vector<std::string> notes;
     const auto stored = nlohmann::json::parse(info.configuration, nullptr, /*allow_exceptions=*/false);
-    if (stored.is_object()) merged_options(train_options_from_json(stored), command, notes);  // for its checks
+    if (stored.is_object()) options = merged_options(train_options_from_json(stored), command, notes);
     Random random(0);
     model = std::make_unique<Ugatit>(random, info.options);
     load_networks(*file, *model);
@@ -81,6 +83,7 @@ int test(const TrainCommand& command) {
   const DeviceType device = choose_device(o.device);
   use_threads(o.threads);
   TrainedModel trained(folder, command);
+  set_up_convolutions(device, trained.options, trained.file.get());
   create_folders(folder.test());
   install_interrupt_handler();
   Ugatit& model = *trained.model;

@@ -48,8 +48,13 @@ class TimedBackend final : public Backend {
  public:
   TimedBackend(Backend& real, OpProfile& profile) : real_(real), profile_(profile) {}
 
-  // Neither queries nor the pool's rare allocations are operations.
+  // Neither queries nor settings nor the pool's rare allocations are operations.
   DeviceType type() const override { return real_.type(); }
+  void set_precision(Precision precision) override { real_.set_precision(precision); }
+  Precision precision() const override { return real_.precision(); }
+  void set_benchmark(bool on) override { real_.set_benchmark(on); }
+  std::vector<ConvChoice> conv_choices() const override { return real_.conv_choices(); }
+  void set_conv_choices(std::span<const ConvChoice> choices) override { real_.set_conv_choices(choices); }
   Int channel_block(Int channels) const override { return real_.channel_block(channels); }
   void* allocate(std::size_t size) override { return real_.allocate(size); }
   void deallocate(void* memory) override { real_.deallocate(memory); }

@@ -51,8 +51,10 @@ void for_each_flag(Options& o, F f) {
   f("seed", Kind::run, o.seed, "replays torch.manual_seed(seed) of the reference; -1 chooses one and records it",
     Range{-1, 9.2e18});
   f("threads", Kind::call, o.threads, "threads to compute with; 0 takes every core", Range{0, 1024});
-  f("benchmark_flag", Kind::call, o.benchmark_flag,
-    "let cuDNN search for the fastest convolution; as in the reference, nothing on the CPU", Range{});
+  f("benchmark_flag", Kind::run, o.benchmark_flag,
+    "measure which algorithm is fastest for each convolution, instead of a fixed rule", Range{});
+  f("precision", Kind::run, o.precision,
+    "fp32, or bf16 to round the operands of convolutions to bfloat16 where that is faster", Words{"fp32", "bf16"});
 }
 
 std::string checkpoint_text(const nlohmann::json& value) {

@@ -43,6 +43,7 @@ struct TrainOptions {
   std::int64_t seed = -1;  // negative: not given
   std::int64_t threads = 0;
   bool benchmark_flag = false;
+  std::string precision = "fp32";
 
   UgatitOptions model() const;
   UgatitTrainingOptions training() const;

@@ -59,6 +59,7 @@ class TrainingRun {
         threads_(use_threads(command.options.threads)) {
     for (const ImageFolder* images : {&images_.train_a, &images_.train_b, &images_.test_a, &images_.test_b})
       report_unread(*images);
+    use_precision(device_, command.options.precision);  // before anything is deleted
     std::unique_ptr<SafetensorsFile> start;
     if (command.options.resume) {
       start = folder_.newest_checkpoint(warn);
@@ -127,6 +128,7 @@ class TrainingRun {
   void begin(const TrainCommand& command) {
     options_ = command.options;
     options_.seed = chosen_seed(options_.seed);
+    set_up_convolutions(device_, options_, nullptr);
     Random random(static_cast<std::uint64_t>(options_.seed));
     build(random);
     data_state_ = TrainingDataState::first(images_, random);
@@ -139,6 +141,7 @@ class TrainingRun {
     std::vector<std::string> notes;
     options_ = merged_options(train_options_from_json(stored), command, notes);
     for (const std::string& note : notes) std::cout << note << '\n';
+    set_up_convolutions(device_, options_, &file);
     Random random(0);  // draws weights that the checkpoint then replaces
     build(random);
     load_training_state(file, *model_, *trainer_);
@@ -176,7 +179,8 @@ class TrainingRun {
   }
 
   void save(const std::filesystem::path& file) {
-    save_training_checkpoint(file, *model_, *trainer_, to_json(options_).dump(), to_program_state(data_state_));
+    save_training_checkpoint(file, *model_, *trainer_, to_json(options_).dump(), to_program_state(data_state_),
+                             backend_of(device_).conv_choices());
   }
 
   void save_numbered() {

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "apps/device.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "models/checkpoint.h"
@@ -40,6 +41,24 @@ std::unique_ptr<SafetensorsFile> require_checkpoint(const RunFolder& folder) {
   check(file != nullptr, "there is no checkpoint in ", (folder.root() / "model").string(),
         "; train first, with the same --dataset and --result_dir");
   return file;
+}
+
+void set_up_convolutions(DeviceType device, const TrainOptions& options, const SafetensorsFile* checkpoint) {
+  Backend& backend = backend_of(device);
+  use_precision(device, options.precision);
+  backend.set_benchmark(false);  // forgets
+  if (!options.benchmark_flag) return;
+  backend.set_benchmark(true);
+  if (!checkpoint) return;
+  const std::vector<ConvChoice> stored = load_conv_choices(*checkpoint, backend);
+  backend.set_conv_choices(stored);
+  const std::vector<ConvChoice> taken = backend.conv_choices();
+  const auto lacking = std::count_if(stored.begin(), stored.end(), [&](const ConvChoice& choice) {
+    return std::find(taken.begin(), taken.end(), choice) == taken.end();
+  });
+  if (lacking > 0)
+    warn(concat_text("of the checkpoint's ", stored.size(), " choices of convolution algorithms this processor lacks ",
+                     lacking, "; the fixed rule replaces them"));
 }
 
 void warn(const std::string& line) { std::cerr << "train_ugatit: " << line << std::endl; }
@@ -87,7 +106,9 @@ std::string run_summary(const TrainOptions& o, Ugatit& model, const RunFolder& f
   row("loss weights", "adversarial ", o.adv_weight, ", cycle ", o.cycle_weight, ", identity ", o.identity_weight,
       ", map ", o.cam_weight);
   row("seed", o.seed);
-  row("device", "CPU, ", threads, threads == 1 ? " thread" : " threads");
+  row("device", "CPU, ", threads, threads == 1 ? " thread" : " threads",
+      o.precision == "bf16" ? ", bfloat16 convolutions where faster" : "",
+      o.benchmark_flag ? ", fastest algorithms measured" : "");
   row("memory", "about ", bytes_text(training_memory(o, all)));
   const double file = static_cast<double>(training_checkpoint_bytes(model));
   row("checkpoints", bytes_text(file), " each, ",

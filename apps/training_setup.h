@@ -16,6 +16,10 @@ std::filesystem::path dataset_folder(const TrainOptions& options);
 // The newest readable checkpoint of a run that must have one. Throws Error otherwise.
 std::unique_ptr<SafetensorsFile> require_checkpoint(const RunFolder& folder);
 
+// Lets the device compute convolutions as the options say: --precision and --benchmark_flag, with the choices that the
+// checkpoint holds, if one is given. Throws Error if the device lacks the precision.
+void set_up_convolutions(DeviceType device, const TrainOptions& options, const SafetensorsFile* checkpoint);
+
 // Prints `line` as a warning on stderr.
 void warn(const std::string& line);
 

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
       report(concat_text(link.string(), " is a linked folder and is left out"));
     const DeviceType device = choose_device(options->device);
     use_threads(options->threads);
+    use_precision(device, options->precision);
     Translator translator(load_translation_model(*options), *options, device);
     install_interrupt_handler();
     const auto total = static_cast<std::int64_t>(plan.items.size());

@@ -22,6 +22,8 @@ std::optional<TranslateOptions> parse_translate_command(int argc, const char* co
   line.flag("batch_size", o.batch_size, "images computed at a time", {1, 1024});
   line.flag("threads", o.threads, "threads to compute with; 0 takes every core", {0, 1024});
   line.flag("device", o.device, "where to compute", {"auto", "cpu", "cuda"});
+  line.flag("precision", o.precision,
+            "fp32, or bf16 to round the operands of convolutions to bfloat16 where that is faster", {"fp32", "bf16"});
   line.positional(words, "INPUT... OUTPUT");
   if (!line.parse(argc, argv)) return std::nullopt;
 

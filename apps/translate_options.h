@@ -19,6 +19,7 @@ struct TranslateOptions {
   std::int64_t batch_size = 1;
   std::int64_t threads = 0;
   std::string device = "auto";
+  std::string precision = "fp32";
   std::vector<std::string> inputs;
   std::string output;
 };

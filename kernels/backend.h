@@ -2,7 +2,8 @@
 //
 // Invariants
 //  - Every pointer is device memory of this backend unless its comment says "host".
-//  - Arithmetic is float32; sums that decide a statistic or a loss are accumulated more precisely than one float.
+//  - Arithmetic is float32; sums that decide a statistic or a loss are accumulated more precisely than one float. Only
+//    convolution and linear may round their operands (Precision); memory holds float32 always.
 //  - An *image* buffer holds logical (n, c, h, w) values with channels in blocks (ImageDims::index); a *plain* buffer
 //  is
 //    row-major. Weights, vectors and everything of rank below 4 are plain.
@@ -12,9 +13,12 @@
 // Functions do not check shapes (core does) and throw Error only when the device itself fails.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <vector>
 
 namespace minidl {
 
@@ -30,7 +34,7 @@ struct ImageDims {
   std::int64_t index(std::int64_t in, std::int64_t ic, std::int64_t iy, std::int64_t ix) const {
     return (((in * (c / block) + ic / block) * h + iy) * w + ix) * block + ic % block;
   }
-  bool operator==(const ImageDims&) const = default;
+  auto operator<=>(const ImageDims&) const = default;
 };
 
 // A cross-correlation, torch.nn.functional.conv2d with groups 1: plain weight (out.c, in.c, kernel, kernel).
@@ -38,7 +42,31 @@ struct ConvDims {
   ImageDims in, out;
   std::int64_t kernel = 1, stride = 1, padding = 0;  // square kernel; zero padding on all four sides
 
-  bool operator==(const ConvDims&) const = default;
+  auto operator<=>(const ConvDims&) const = default;
+};
+
+// How convolution and linear multiply. bf16: a kernel may round its two operands to bfloat16 where that is faster;
+// sums and results are float32 still.
+enum class Precision { fp32, bf16 };
+
+enum class ConvPass { forward, backward_data, backward_weights };
+
+// What the algorithm of a convolution is chosen by.
+struct ConvUse {
+  ConvPass pass = ConvPass::forward;
+  ConvDims dims;
+  bool bias = false;  // bias is added, or its gradient computed
+  Precision precision = Precision::fp32;
+
+  auto operator<=>(const ConvUse&) const = default;
+};
+
+// The algorithm, by the backend's name for it, that was measured to be the fastest for a use.
+struct ConvChoice {
+  ConvUse use;
+  std::string algorithm;
+
+  bool operator==(const ConvChoice&) const = default;
 };
 
 // y = x W^T: x (rows, in), plain weight (out, in), y (rows, out).
@@ -90,6 +118,20 @@ class Backend {
   virtual DeviceType type() const = 0;
   // Block of an image buffer with this many channels on this device.
   virtual std::int64_t channel_block(std::int64_t channels) const = 0;
+
+  // --- how convolutions compute; set while no other thread uses the device -------------------------------------------
+  // fp32 unless set. Throws Error, in a sentence for users, when the device lacks the precision.
+  virtual void set_precision(Precision precision) = 0;
+  virtual Precision precision() const = 0;
+  // By default the algorithm of a convolution is a fixed function of its use and the device. With benchmark on, each
+  // use is measured when it first occurs, and the fastest algorithm is kept: it may differ between runs, and with it
+  // the rounding. Turning benchmark off forgets the choices.
+  virtual void set_benchmark(bool on) = 0;
+  // The choices made so far, in a fixed order; none with benchmark off.
+  virtual std::vector<ConvChoice> conv_choices() const = 0;
+  // Replaces the choices, so that these uses compute as they did where conv_choices returned them. A use whose
+  // algorithm the device lacks gets the one that it has without benchmark. Does nothing with benchmark off.
+  virtual void set_conv_choices(std::span<const ConvChoice> choices) = 0;
 
   // --- memory -------------------------------------------------------------------------------------------------------
   virtual void* allocate(std::size_t bytes) = 0;  // aligned to 64 bytes or more; throws Error when memory is exhausted

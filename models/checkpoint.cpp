@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "models/conv_choices_text.h"
 
 namespace minidl {
 namespace {
@@ -11,6 +12,7 @@ namespace {
 constexpr const char* kTrainingFormat = "minidl-ugatit-training-1";
 constexpr const char* kGeneratorFormat = "minidl-ugatit-generator-1";
 constexpr const char* kStatePrefix = "state.";
+constexpr const char* kConvChoices = "conv_choices";
 constexpr std::int64_t kMaxStep = 1'000'000'000;  // no run gets there
 
 nlohmann::json to_json(const UgatitOptions& o) {
@@ -121,7 +123,8 @@ CheckpointInfo checkpoint_info(const SafetensorsFile& file) {
 }
 
 void save_training_checkpoint(const std::filesystem::path& file, Ugatit& model, UgatitTrainer& trainer,
-                              const std::string& configuration, const ProgramState& state) {
+                              const std::string& configuration, const ProgramState& state,
+                              std::span<const ConvChoice> choices) {
   Fetcher fetcher;
   std::vector<SafetensorsEntry> entries;
   for (const StateEntry& e : state_of(model)) entries.push_back(fetcher.entry(e.name, *e.tensor));
@@ -130,11 +133,12 @@ void save_training_checkpoint(const std::filesystem::path& file, Ugatit& model, 
     entries.push_back({kStatePrefix + key, Dtype::u8, {static_cast<std::int64_t>(bytes.size())}, [&bytes = bytes] {
                          return std::as_bytes(std::span(bytes));
                        }});
-  write_safetensors(file, entries,
-                    {{"format", kTrainingFormat},
-                     {"model", to_json(model.options).dump()},
-                     {"step", std::to_string(trainer.steps())},
-                     {"configuration", configuration}});
+  SafetensorsMetadata metadata{{"format", kTrainingFormat},
+                               {"model", to_json(model.options).dump()},
+                               {"step", std::to_string(trainer.steps())},
+                               {"configuration", configuration}};
+  if (!choices.empty()) metadata[kConvChoices] = conv_choices_text(choices);
+  write_safetensors(file, entries, metadata);
 }
 
 void load_networks(const SafetensorsFile& file, Ugatit& model) { load_state(file, model, ""); }
@@ -154,6 +158,14 @@ ProgramState load_program_state(const SafetensorsFile& file) {
     state[name.substr(std::strlen(kStatePrefix))] = {begin, begin + bytes.size()};
   }
   return state;
+}
+
+std::vector<ConvChoice> load_conv_choices(const SafetensorsFile& file, const Backend& backend) {
+  const auto found = file.metadata().find(kConvChoices);
+  if (found == file.metadata().end()) return {};
+  auto choices = conv_choices_from_text(found->second, backend);
+  if (!choices) throw CheckpointError(file.path().string() + " is damaged: its " + kConvChoices + " are malformed");
+  return std::move(*choices);
 }
 
 void save_generator(const std::filesystem::path& file, Generator& generator, const UgatitOptions& options,

@@ -10,10 +10,12 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "core/safetensors.h"
+#include "kernels/backend.h"
 #include "models/ugatit.h"
 
 namespace minidl {
@@ -32,14 +34,18 @@ struct CheckpointInfo {
 // Reads what a file is from its metadata. Throws CheckpointError if it is none of ours.
 CheckpointInfo checkpoint_info(const SafetensorsFile& file);
 
-// Writes everything that resuming needs; the file appears whole or not at all. Throws FileError.
+// Writes everything that resuming needs; the file appears whole or not at all. Throws FileError. The choices are those
+// of the backend, none without benchmark.
 void save_training_checkpoint(const std::filesystem::path& file, Ugatit& model, UgatitTrainer& trainer,
-                              const std::string& configuration, const ProgramState& state);
+                              const std::string& configuration, const ProgramState& state,
+                              std::span<const ConvChoice> choices = {});
 // Restores networks, moments and step in place. Throws CheckpointError naming the first tensor that is missing or has
 // another shape.
 void load_networks(const SafetensorsFile& file, Ugatit& model);
 void load_training_state(const SafetensorsFile& file, Ugatit& model, UgatitTrainer& trainer);
 ProgramState load_program_state(const SafetensorsFile& file);
+// The choices that a training checkpoint holds, in this backend's layout of images.
+std::vector<ConvChoice> load_conv_choices(const SafetensorsFile& file, const Backend& backend);
 
 void save_generator(const std::filesystem::path& file, Generator& generator, const UgatitOptions& options,
                     const std::string& direction, std::int64_t step);

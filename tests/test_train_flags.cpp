@@ -72,6 +72,7 @@ TEST_CASE("train_ugatit: defaults are the reference's") {
   CHECK(o.result_dir == "results");
   CHECK(o.device == "auto");
   CHECK_FALSE(o.benchmark_flag);
+  CHECK(o.precision == "fp32");
   CHECK_FALSE(o.resume);
 }
 
@@ -124,6 +125,7 @@ TEST_CASE("train_ugatit: a wrong command line is refused with what to do about i
   refused("--print_freq 0", "--print_freq must be between 1 and");
   refused("--threads -1", "--threads must be between 0 and");
   refused("--phase tset", "--phase must be one of train, test, deploy, not 'tset'");
+  refused("--precision fp16", "--precision must be one of fp32, bf16, not 'fp16'");
   refused("--device gpu", "--device must be one of auto, cpu, cuda, not 'gpu'");
   refused("--ch", "--ch needs a value");
   refused("--ch --light", "--ch needs a value");
@@ -169,7 +171,8 @@ TEST_CASE("train_ugatit: --help shows every flag with its default, --version the
                                                                   {"overwrite", "false"},
                                                                   {"seed", "-1"},
                                                                   {"threads", "0"},
-                                                                  {"benchmark_flag", "false"}};
+                                                                  {"benchmark_flag", "false"},
+                                                                  {"precision", "fp32"}};
   // One line a flag, however they are broken.
   const std::string text =
       std::regex_replace(std::regex_replace(help.out, std::regex("\n {7,}"), " "), std::regex(" +"), " ");

@@ -28,8 +28,9 @@ void check_same_results(const TrainRun& a, const TrainRun& b) {
   CHECK(test::files_below(b.folder(), ".partial").empty());
 }
 
-// A copy of a checkpoint in which one value is `value`.
-void poison(const fs::path& file, const std::string& array, float value) {
+// Writes a file again with what `change` makes of its arrays and metadata.
+template <class Change>
+void rewrite(const fs::path& file, Change change) {
   std::vector<SafetensorsEntry> entries;
   std::map<std::string, std::vector<std::byte>> bytes;
   SafetensorsMetadata metadata;
@@ -43,8 +44,13 @@ void poison(const fs::path& file, const std::string& array, float value) {
           {name, view.dtype, view.shape, [&bytes, name] { return std::span<const std::byte>(bytes.at(name)); }});
     }
   }
-  std::memcpy(bytes.at(array).data(), &value, sizeof value);
+  change(bytes, metadata);
   write_safetensors(file, entries, metadata);
+}
+
+// Sets one value of a checkpoint.
+void poison(const fs::path& file, const std::string& array, float value) {
+  rewrite(file, [&](auto& bytes, auto&) { std::memcpy(bytes.at(array).data(), &value, sizeof value); });
 }
 
 }  // namespace
@@ -70,6 +76,48 @@ TEST_CASE("train_ugatit: a run stopped and resumed is the run that never stopped
   CHECK(nothing_left.exit_code == 0);
   CHECK_THAT(nothing_left.out, Contains("already trained for 5 iterations"));
   check_same_results(straight, stopped);
+}
+
+TEST_CASE("train_ugatit: with --benchmark_flag the measured algorithms are stored, and resuming is exact") {
+  // Measuring a second time may choose otherwise, so the run that was stopped is a copy of the one that was not.
+  const std::string flags = "--batch_size 2 --print_freq 100 --save_freq 4 --latest_freq 100 --iteration 6 ";
+  const TrainRun straight, stopped;
+  const test::Outcome trained = straight.train(flags + "--benchmark_flag True");
+  INFO(trained);
+  REQUIRE(trained.exit_code == 0);
+  const auto choices = [](const fs::path& file) { return SafetensorsFile(file).metadata().at("conv_choices"); };
+  create_folders(stopped.results() / "model");
+  fs::copy_file(straight.checkpoint("0000004"), stopped.checkpoint("0000004"));
+  std::ofstream(stopped.metrics_file()) << test::read_text(straight.metrics_file());
+  const test::Outcome resumed = stopped.run("--threads 2 --resume True");
+  INFO(resumed);
+  REQUIRE(resumed.exit_code == 0);
+  CHECK(resumed.err.empty());
+  check_same_results(straight, stopped);
+  CHECK(choices(stopped.checkpoint("latest")) == choices(straight.checkpoint("latest")));
+
+  SECTION("choices that the processor lacks are said to be replaced") {
+    const fs::path file = stopped.checkpoint("latest");
+    auto renamed = nlohmann::json::parse(choices(file));
+    renamed.at(0).at("algorithm") = "fpga";
+    rewrite(file, [&](auto&, SafetensorsMetadata& metadata) { metadata["conv_choices"] = renamed.dump(); });
+    const test::Outcome replaced = stopped.run("--resume True --iteration 7");
+    INFO(replaced);
+    CHECK(replaced.exit_code == 0);
+    CHECK_THAT(replaced.err, Contains("this processor lacks 1; the fixed rule replaces them"));
+    CHECK(std::count(replaced.err.begin(), replaced.err.end(), '\n') == 1);
+    rewrite(file, [&](auto&, SafetensorsMetadata& metadata) { metadata["conv_choices"] = "{"; });
+    const test::Outcome damaged = stopped.run("--resume True --iteration 8");
+    CHECK(damaged.exit_code == 1);
+    CHECK_THAT(damaged.err, Contains("its conv_choices are malformed"));
+  }
+  SECTION("turned off, nothing is stored") {
+    const test::Outcome off = stopped.run("--resume True --iteration 7 --benchmark_flag False");
+    INFO(off);
+    CHECK(off.exit_code == 0);
+    CHECK_THAT(off.out, Contains("--benchmark_flag: false instead of the checkpoint's true"));
+    CHECK_FALSE(SafetensorsFile(stopped.checkpoint("latest")).metadata().contains("conv_choices"));
+  }
 }
 
 TEST_CASE("train_ugatit: Ctrl-C and kill leave a run that resumes exactly") {
@@ -200,6 +248,34 @@ TEST_CASE("train_ugatit: flags given anew win over the checkpoint's, except thos
                                 Contains("would be another network"));
   }
   CHECK(test::contents(run.checkpoint("latest")) == before);
+}
+
+TEST_CASE("train_ugatit: a run keeps its precision, and may be given another aloud") {
+  try {
+    backend_of(DeviceType::cpu).set_precision(Precision::bf16);
+  } catch (const Error& error) {
+    WARN("skipped: " << error.what());
+    return;
+  }
+  backend_of(DeviceType::cpu).set_precision(Precision::fp32);
+  const TrainRun straight, stopped;
+  const std::string flags = "--print_freq 100 --decay_flag false ";
+  REQUIRE(straight.train(flags + "--iteration 3 --precision bf16").exit_code == 0);
+  REQUIRE(stopped.train(flags + "--iteration 2 --precision bf16").exit_code == 0);
+  const test::Outcome kept = stopped.run("--threads 2 --resume True --iteration 3");
+  INFO(kept);
+  REQUIRE(kept.exit_code == 0);
+  CHECK_THAT(kept.out, !Contains("--precision:") && Contains("bfloat16 convolutions"));
+  check_same_results(straight, stopped);
+  // The same checkpoint on a processor that lacks it.
+  const test::ProgramOptions lacking{.environment = {{"ONEDNN_MAX_CPU_ISA", "AVX2"}}};
+  const test::Outcome refused = stopped.run("--resume True --iteration 4", lacking);
+  CHECK(refused.exit_code == 1);
+  CHECK_THAT(refused.err, Contains("use --precision fp32"));
+  const test::Outcome changed = stopped.run("--resume True --iteration 4 --precision fp32", lacking);
+  INFO(changed);
+  CHECK(changed.exit_code == 0);
+  CHECK_THAT(changed.out, Contains("--precision: fp32 instead of the checkpoint's bf16"));
 }
 
 TEST_CASE("train_ugatit: a loss that is not finite stops the run by its name") {

@@ -77,6 +77,31 @@ TEST_CASE("translate_images: one image to a file is what the generator makes of 
   CHECK((read_image(s.path("large.png")).pixels == s.expected(s.model.genA2B, "in.png", 128).pixels));
 }
 
+TEST_CASE("translate_images: --precision bf16 makes almost the same image, or is refused") {
+  Setting s({.channels = 16, .residual_blocks = 1, .image_size = 96, .light = true});
+  s.write_image("in.png", 96, 96);
+  const auto lacking =
+      s.run({"--precision", "bf16", "in.png", "out.png"}, {.environment = {{"ONEDNN_MAX_CPU_ISA", "AVX2"}}});
+  CHECK(lacking.exit_code == 1);
+  CHECK_THAT(lacking.err, Contains("--precision bf16 needs a processor with AVX512-BF16"));
+  CHECK(std::count(lacking.err.begin(), lacking.err.end(), '\n') == 1);
+  CHECK_FALSE(fs::exists(s.path("out.png")));
+
+  const auto rounded = s.translate("--precision bf16 in.png out.png");
+  INFO(rounded);
+  if (rounded.exit_code != 0) {
+    CHECK(rounded.err == lacking.err);
+    WARN("skipped: " << rounded.err);
+    return;
+  }
+  const Image exact = s.expected(s.model.genA2B, "in.png"), image = read_image(s.path("out.png"));
+  REQUIRE(image.pixels.size() == exact.pixels.size());
+  CHECK(image.pixels != exact.pixels);
+  double difference = 0;
+  for (std::size_t i = 0; i < exact.pixels.size(); ++i) difference += std::abs(image.pixels[i] - exact.pixels[i]);
+  CHECK(difference / static_cast<double>(exact.pixels.size()) < 2);  // levels
+}
+
 TEST_CASE("translate_images: folders keep their structure and batches change nothing") {
   Setting s;
   s.write_image("in/a.png", 50, 60, 1);

@@ -1,189 +1,145 @@
-// Convolution by oneDNN. A primitive is made once per geometry and direction and kept. Large 3x3 convolutions use
-// Winograd's algorithm where oneDNN has it. Images stay in our layout wherever oneDNN has a vectorised kernel for it;
-// where it has not (a planar side that meets a blocked one, as for RGB), oneDNN chooses or everything becomes planar,
-// and images are reordered. Weights are plain for their owners and reordered for the primitive.
+// Convolution, mostly by oneDNN. A primitive is made once per use and algorithm and kept. Images stay in our layout
+// wherever oneDNN has a vectorised kernel for it; where it has not (a planar side that meets a blocked one, as for
+// RGB), images are reordered. Weights are plain for their owners and reordered for the primitive. conv_choice.h says
+// which algorithm computes what.
 #include <algorithm>
+#include <chrono>
 #include <map>
-#include <string>
 #include <tuple>
 
 #include "kernels/cpu/conv_narrow.h"
+#include "kernels/cpu/conv_primitives.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/onednn.h"
 
 namespace minidl {
 namespace {
 
 using namespace cpu;
 
-struct ConvDescs {
-  Desc x, w, bias, y;
-  dnnl::memory::dims strides, padding_before, padding_after;
-
-  explicit ConvDescs(const ConvDims& d, bool with_bias)
-      : x(image_desc(d.in)),
-        w(plain_desc({d.out.c, d.in.c, d.kernel, d.kernel}, Tag::oihw)),
-        bias(with_bias ? plain_desc({d.out.c}, Tag::x) : Desc()),
-        y(image_desc(d.out)),
-        strides{d.stride, d.stride},
-        padding_before{d.padding, d.padding},
-        padding_after{after(d, d.in.h, d.out.h), after(d, d.in.w, d.out.w)} {}
-
-  // What follows the last position that the kernel reaches: negative where a stride leaves pixels over, without which
-  // oneDNN falls back to scalar code.
-  static std::int64_t after(const ConvDims& d, std::int64_t in, std::int64_t out) {
-    return (out - 1) * d.stride + d.kernel - in - d.padding;
-  }
-};
-
-Desc any(const Desc& desc) { return Desc(desc.dims(), dnnl::memory::data_type::f32, Tag::any); }
-
-Desc planar(const Desc& desc) { return plain_desc(desc.dims(), Tag::nchw); }
-
-// Rank of an implementation by its name: vectorised directly ("jit:avx2"), by matrix products ("x64:gemm:jit"), scalar.
-int speed(const std::string& implementation) {
-  return implementation.starts_with("jit") ? 2 : implementation.find("gemm") != std::string::npos ? 1 : 0;
-}
-
-constexpr auto kDirect = dnnl::algorithm::convolution_direct;
-constexpr auto kWinograd = dnnl::algorithm::convolution_winograd;
-
-// Winograd F(4x4, 3x3): a quarter of the multiplications, at a direct convolution's accuracy. With fewer channels or
-// pixels than this its transforms cost what it saves (docs/benchmarks.md).
-bool winograd_wins(const ConvDims& d) {
-  return d.kernel == 3 && d.stride == 1 && d.in.block == 16 && d.out.block == 16 && std::min(d.in.c, d.out.c) >= 32 &&
-         d.out.pixels() >= 256;
-}
-
-// The primitive descriptor for the fastest implementation, in our layout if that has one of equal rank.
-template <class Make>
-auto choose(const ConvDims& d, const ConvDescs& descs, Make make) {
-  if (winograd_wins(d)) try {
-      return make(kWinograd, descs.x, any(descs.w), descs.y);
-    } catch (const dnnl::error& error) {
-      if (error.status != dnnl_unimplemented) throw;  // only processors with AVX-512 have it
-    }
-  auto chosen = make(kDirect, descs.x, any(descs.w), descs.y);
-  const auto consider = [&](const Desc& x, const Desc& y) {
-    auto other = make(kDirect, x, any(descs.w), y);
-    if (speed(other.impl_info_str()) > speed(chosen.impl_info_str())) chosen = other;
-  };
-  if (speed(chosen.impl_info_str()) < 2) consider(any(descs.x), any(descs.y));
-  if (speed(chosen.impl_info_str()) < 1) consider(planar(descs.x), planar(descs.y));
-  return chosen;
-}
-
-using Forward = dnnl::convolution_forward;
-using BackwardData = dnnl::convolution_backward_data;
-using BackwardWeights = dnnl::convolution_backward_weights;
-
-Forward::primitive_desc forward_desc(const ConvDims& d, const ConvDescs& descs) {
-  return choose(d, descs, [&](dnnl::algorithm algorithm, const Desc& x, const Desc& w, const Desc& y) {
-    return Forward::primitive_desc(Forward::desc(dnnl::prop_kind::forward_training, algorithm, x, w, descs.bias, y,
-                                                 descs.strides, descs.padding_before, descs.padding_after),
-                                   engine());
-  });
-}
-
-template <class PrimitiveDesc, class Primitive>
+template <class Conv>
 struct Plan {
-  PrimitiveDesc desc;
-  Primitive primitive;
+  typename Conv::PrimitiveDesc desc;
+  typename Conv::Primitive primitive;
 
-  explicit Plan(const PrimitiveDesc& d) : desc(d), primitive(d) {}
+  explicit Plan(const typename Conv::PrimitiveDesc& d) : desc(d), primitive(d) {}
 };
 
-// The plan for a geometry, made on first use. Kept per thread: oneDNN's primitives share a scratchpad within a thread.
-template <class Plan, class Make>
-const Plan& cached(const ConvDims& d, bool with_bias, Make make) {
-  const auto key = [](const ImageDims& i) { return std::make_tuple(i.n, i.c, i.h, i.w, i.block); };
-  using Key = std::tuple<decltype(key(d.in)), decltype(key(d.out)), std::int64_t, std::int64_t, std::int64_t, bool>;
-  thread_local std::map<Key, Plan> plans;
-  const Key k{key(d.in), key(d.out), d.kernel, d.stride, d.padding, with_bias};
-  auto found = plans.find(k);
-  if (found == plans.end()) found = plans.emplace(k, make()).first;
+template <class Conv>
+Plan<Conv> make_plan(const ConvUse& use, ConvAlgorithm algorithm) {
+  const auto desc = primitive_desc<Conv>(use, algorithm);
+  check(desc.has_value(), "oneDNN has no implementation of this convolution");
+  return Plan<Conv>(*desc);
+}
+
+// The plan for a use, made on first use. Kept per thread: oneDNN's primitives share a scratchpad within a thread.
+template <class Conv>
+const Plan<Conv>& cached(const ConvUse& use, ConvAlgorithm algorithm) {
+  thread_local std::map<std::pair<ConvUse, ConvAlgorithm>, Plan<Conv>> plans;
+  auto found = plans.find({use, algorithm});
+  if (found == plans.end()) found = plans.emplace(std::pair(use, algorithm), make_plan<Conv>(use, algorithm)).first;
   return found->second;
 }
 
+// The shortest of a few runs in seconds, after one that warms up. Long runs need fewer repetitions to be told apart.
+template <class F>
+double shortest(F run) {
+  using Clock = std::chrono::steady_clock;
+  run();
+  double best = 0, total = 0;
+  for (int i = 0; i < 5 && (i < 2 || total < 0.1); ++i) {
+    const auto start = Clock::now();
+    run();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    best = i == 0 ? seconds : std::min(best, seconds);
+    total += seconds;
+  }
+  return best;
+}
+
+// Computes a use by the algorithm that `choices` has for it. Measuring runs the candidates on the very operands: each
+// overwrites the result. `narrow` runs our own kernels, `run` a plan of oneDNN.
+template <class Conv, class Narrow, class Run>
+void convolve(const char* operation, ConvChoices& choices, const ConvUse& use, Narrow narrow, Run run) {
+  guarded(operation, [&] {
+    const ConvAlgorithm algorithm = choices.algorithm(use, [&](const std::vector<ConvAlgorithm>& candidates) {
+      if (candidates.size() == 1) return candidates[0];
+      const auto seconds = [&](ConvAlgorithm candidate) {
+        if (candidate == ConvAlgorithm::narrow) return shortest(narrow);
+        const Plan<Conv> plan = make_plan<Conv>(use, candidate);  // not kept: most are not chosen
+        return shortest([&] { run(plan); });
+      };
+      std::pair<double, ConvAlgorithm> best{seconds(candidates[0]), candidates[0]};
+      for (std::size_t i = 1; i < candidates.size(); ++i)
+        best = std::min(best, std::pair(seconds(candidates[i]), candidates[i]));
+      return best.second;
+    });
+    if (algorithm == ConvAlgorithm::narrow)
+      narrow();
+    else
+      run(cached<Conv>(use, algorithm));
+  });
+}
+
+using Arguments = std::unordered_map<int, dnnl::memory>;
+
+// Tell the operands of a primitive apart.
 struct X;
 struct W;
 struct Y;
 
-void forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
-  const ConvDescs ours(d, bias != nullptr);
-  using P = Plan<Forward::primitive_desc, Forward>;
-  const P& plan = cached<P>(d, bias != nullptr, [&] { return P(forward_desc(d, ours)); });
-  Operand<X> in(ours.x, plan.desc.src_desc(), x);
-  Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
-  Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
-  std::unordered_map<int, dnnl::memory> arguments{
-      {DNNL_ARG_SRC, in.read().memory()}, {DNNL_ARG_WEIGHTS, weights.read().memory()}, {DNNL_ARG_DST, out.memory()}};
-  if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_of(ours.bias, bias));
-  plan.primitive.execute(stream(), arguments);
-  out.write_back();
-}
-
-void backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
-  const ConvDescs ours(d, false);
-  using P = Plan<BackwardData::primitive_desc, BackwardData>;
-  const P& plan = cached<P>(d, false, [&] {
-    const auto hint = forward_desc(d, ours);
-    return P(
-        choose(d, ours, [&](dnnl::algorithm algorithm, const Desc& gx_desc, const Desc& w_desc, const Desc& gy_desc) {
-          return BackwardData::primitive_desc(BackwardData::desc(algorithm, gx_desc, w_desc, gy_desc, ours.strides,
-                                                                 ours.padding_before, ours.padding_after),
-                                              engine(), hint);
-        }));
-  });
-  Operand<X> out(ours.x, plan.desc.diff_src_desc(), gx);
-  Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
-  Operand<Y> in(ours.y, plan.desc.diff_dst_desc(), gy);
-  plan.primitive.execute(stream(), {{DNNL_ARG_DIFF_DST, in.read().memory()},
-                                    {DNNL_ARG_WEIGHTS, weights.read().memory()},
-                                    {DNNL_ARG_DIFF_SRC, out.memory()}});
-  out.write_back();
-}
-
-void backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) {
-  const ConvDescs ours(d, gbias != nullptr);
-  using P = Plan<BackwardWeights::primitive_desc, BackwardWeights>;
-  const P& plan = cached<P>(d, gbias != nullptr, [&] {
-    const auto hint = forward_desc(d, ours);
-    return P(
-        choose(d, ours, [&](dnnl::algorithm algorithm, const Desc& x_desc, const Desc& gw_desc, const Desc& gy_desc) {
-          return BackwardWeights::primitive_desc(
-              BackwardWeights::desc(algorithm, x_desc, gw_desc, ours.bias, gy_desc, ours.strides, ours.padding_before,
-                                    ours.padding_after),
-              engine(), hint);
-        }));
-  });
-  Operand<X> in(ours.x, plan.desc.src_desc(), x);
-  Operand<Y> gradient(ours.y, plan.desc.diff_dst_desc(), gy);
-  Operand<W> out(ours.w, plan.desc.diff_weights_desc(), gw);
-  std::unordered_map<int, dnnl::memory> arguments{{DNNL_ARG_SRC, in.read().memory()},
-                                                  {DNNL_ARG_DIFF_DST, gradient.read().memory()},
-                                                  {DNNL_ARG_DIFF_WEIGHTS, out.memory()}};
-  if (gbias) arguments.emplace(DNNL_ARG_DIFF_BIAS, memory_of(ours.bias, gbias));
-  plan.primitive.execute(stream(), arguments);
-  out.write_back();
-}
-
 }  // namespace
 
 void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
-  if (narrow_output(d)) return narrow_forward(d, x, w, bias, y);
-  guarded("conv2d", [&] { forward(d, x, w, bias, y); });
+  const ConvUse use{ConvPass::forward, d, bias != nullptr, precision_};
+  const ConvDescs ours(d, use.bias);
+  convolve<ForwardConv>(
+      "conv2d", conv_choices_, use, [&] { narrow_forward(d, x, w, bias, y); },
+      [&](const Plan<ForwardConv>& plan) {
+        Operand<X> in(ours.x, plan.desc.src_desc(), x);
+        Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
+        Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
+        Arguments arguments{{DNNL_ARG_SRC, in.read().memory()},
+                            {DNNL_ARG_WEIGHTS, weights.read().memory()},
+                            {DNNL_ARG_DST, out.memory()}};
+        if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_of(ours.bias, bias));
+        plan.primitive.execute(stream(), arguments);
+        out.write_back();
+      });
 }
 
 void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
-  if (narrow_output(d)) return narrow_backward_data(d, gy, w, gx);
-  if (narrow_input(d)) return narrow_input_backward_data(d, gy, w, gx);
-  guarded("conv2d, gradient of the input", [&] { backward_data(d, gy, w, gx); });
+  const ConvUse use{ConvPass::backward_data, d, false, precision_};
+  const ConvDescs ours(d, false);
+  convolve<BackwardDataConv>(
+      "conv2d, gradient of the input", conv_choices_, use,
+      [&] { narrow_output(d) ? narrow_backward_data(d, gy, w, gx) : narrow_input_backward_data(d, gy, w, gx); },
+      [&](const Plan<BackwardDataConv>& plan) {
+        Operand<X> out(ours.x, plan.desc.diff_src_desc(), gx);
+        Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
+        Operand<Y> in(ours.y, plan.desc.diff_dst_desc(), gy);
+        plan.primitive.execute(stream(), {{DNNL_ARG_DIFF_DST, in.read().memory()},
+                                          {DNNL_ARG_WEIGHTS, weights.read().memory()},
+                                          {DNNL_ARG_DIFF_SRC, out.memory()}});
+        out.write_back();
+      });
 }
 
 void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) {
-  if (narrow_output(d)) return narrow_backward_weights(d, x, gy, gw, gbias);
-  guarded("conv2d, gradient of the weight", [&] { backward_weights(d, x, gy, gw, gbias); });
+  const ConvUse use{ConvPass::backward_weights, d, gbias != nullptr, precision_};
+  const ConvDescs ours(d, use.bias);
+  convolve<BackwardWeightsConv>(
+      "conv2d, gradient of the weight", conv_choices_, use, [&] { narrow_backward_weights(d, x, gy, gw, gbias); },
+      [&](const Plan<BackwardWeightsConv>& plan) {
+        Operand<X> in(ours.x, plan.desc.src_desc(), x);
+        Operand<Y> gradient(ours.y, plan.desc.diff_dst_desc(), gy);
+        Operand<W> out(ours.w, plan.desc.diff_weights_desc(), gw);
+        Arguments arguments{{DNNL_ARG_SRC, in.read().memory()},
+                            {DNNL_ARG_DIFF_DST, gradient.read().memory()},
+                            {DNNL_ARG_DIFF_WEIGHTS, out.memory()}};
+        if (gbias) arguments.emplace(DNNL_ARG_DIFF_BIAS, memory_of(ours.bias, gbias));
+        plan.primitive.execute(stream(), arguments);
+        out.write_back();
+      });
 }
 
 }  // namespace minidl

@@ -1,4 +1,4 @@
-// Memory, layout conversion, and the choice of the channel block.
+// Memory, layout conversion, and what follows from the processor: the channel block and the precisions.
 #include <dnnl.hpp>
 
 #include <cstdlib>
@@ -12,13 +12,31 @@ namespace minidl {
 
 using namespace cpu;
 
+namespace {
+
+// Whether oneDNN uses all of an instruction set. Ask it rather than the processor: ONEDNN_MAX_CPU_ISA may lower what
+// its kernels, and so its layouts, use. The numbers of the sets are their bits, not an order.
+bool uses(dnnl::cpu_isa isa) {
+  const auto bits = static_cast<unsigned>(isa);
+  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & bits) == bits;
+}
+
+}  // namespace
+
 CpuBackend::CpuBackend() {
 #if defined(__x86_64__)
   check(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"),
         "this build needs a processor with AVX2 and FMA (Intel Haswell, AMD Zen or newer)");
 #endif
-  // Ask oneDNN rather than the processor: ONEDNN_MAX_CPU_ISA may lower what its kernels, and so its layouts, use.
-  lanes_ = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core ? 16 : 8;
+  lanes_ = uses(dnnl::cpu_isa::avx512_core) ? 16 : 8;
+}
+
+void CpuBackend::set_precision(Precision precision) {
+  check(precision == Precision::fp32 || uses(dnnl::cpu_isa::avx512_core_bf16),
+        "--precision bf16 needs a processor with AVX512-BF16 (Intel Cooper Lake and Sapphire Rapids, AMD Zen 4 or "
+        "newer); "
+        "this one has none: use --precision fp32");
+  precision_ = precision;
 }
 
 void* CpuBackend::allocate(std::size_t bytes) {

@@ -42,6 +42,13 @@ inline Desc image_desc(const ImageDims& d) {
   return plain_desc({d.n, d.c, d.h, d.w}, tag);
 }
 
+// The same values in bfloat16.
+inline Desc bf16_twin(const Desc& desc) {
+  Desc twin = desc;
+  twin.data.data_type = dnnl_bf16;
+  return twin;
+}
+
 inline dnnl::memory memory_of(const Desc& desc, const float* data) {
   return dnnl::memory(desc, engine(), const_cast<float*>(data));  // oneDNN's memory type knows no const
 }
@@ -56,14 +63,14 @@ inline void reorder(dnnl::memory& from, dnnl::memory& to) {
 }
 
 // One operand of a primitive: the caller's memory as it is, or a reordered copy where the primitive wants another
-// format. Role tells the operands of one primitive apart, so that each has a buffer of its own.
+// format or precision. Role tells the operands of one primitive apart, so that each has a buffer of its own.
 template <class Role>
 class Operand {
  public:
   Operand(const Desc& ours, const Desc& wanted, const float* data)
       : ours_(memory_of(ours, data)), reordered_(ours != wanted) {
-    theirs_ =
-        reordered_ ? memory_of(wanted, scratch<float, Role>(static_cast<std::int64_t>(wanted.get_size() / 4))) : ours_;
+    const auto floats = static_cast<std::int64_t>((wanted.get_size() + sizeof(float) - 1) / sizeof(float));
+    theirs_ = reordered_ ? memory_of(wanted, scratch<float, Role>(floats)) : ours_;
   }
   // For an input: brings the caller's values into the primitive's format.
   Operand& read() {

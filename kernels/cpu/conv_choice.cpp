@@ -1,0 +1,130 @@
+#include "kernels/cpu/conv_choice.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "kernels/cpu/conv_narrow.h"
+#include "kernels/cpu/conv_primitives.h"
+
+namespace minidl::cpu {
+namespace {
+
+constexpr struct {
+  ConvAlgorithm algorithm;
+  const char* name;
+} kAlgorithms[] = {{ConvAlgorithm::direct, "direct"},
+                   {ConvAlgorithm::direct_any, "direct_any"},
+                   {ConvAlgorithm::direct_planar, "direct_planar"},
+                   {ConvAlgorithm::winograd, "winograd"},
+                   {ConvAlgorithm::narrow, "narrow"},
+                   {ConvAlgorithm::bf16, "bf16"},
+                   {ConvAlgorithm::bf16_any, "bf16_any"}};
+
+bool is_bf16(ConvAlgorithm algorithm) {
+  return algorithm == ConvAlgorithm::bf16 || algorithm == ConvAlgorithm::bf16_any;
+}
+
+// Whether our own kernels serve a use.
+bool narrow_serves(const ConvUse& use) {
+  return narrow_output(use.dims) || (use.pass == ConvPass::backward_data && narrow_input(use.dims));
+}
+
+// How good oneDNN's implementation of an algorithm is; nullopt if this processor, or the precision, has none.
+std::optional<int> available_speed(const ConvUse& use, ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::narrow) return narrow_serves(use) ? std::optional(kVectorised) : std::nullopt;
+  if (is_bf16(algorithm) && use.precision != Precision::bf16) return std::nullopt;
+  return implementation_speed(use, algorithm);
+}
+
+// Winograd F(4x4, 3x3): a quarter of the multiplications, at a direct convolution's accuracy. With fewer channels or
+// pixels than this its transforms cost what it saves (docs/benchmarks.md).
+bool winograd_wins(const ConvDims& d) {
+  return d.kernel == 3 && d.stride == 1 && d.in.block == 16 && d.out.block == 16 && std::min(d.in.c, d.out.c) >= 32 &&
+         d.out.pixels() >= 256;
+}
+
+// bfloat16 multiplies and adds twice as much as float32 in a time. Reordering included, that is more than direct
+// float32 algorithms have to offer but less than Winograd's and our narrow kernels (docs/benchmarks.md). On a handful
+// of pixels a 1x1 convolution takes less time than reordering its weights.
+bool bf16_wins(const ConvDims& d) { return d.kernel > 1 || d.out.pixels() >= 32; }
+
+}  // namespace
+
+const char* name_of(ConvAlgorithm algorithm) {
+  for (const auto& entry : kAlgorithms)
+    if (entry.algorithm == algorithm) return entry.name;
+  return "";
+}
+
+std::optional<ConvAlgorithm> algorithm_named(std::string_view name) {
+  for (const auto& entry : kAlgorithms)
+    if (entry.name == name) return entry.algorithm;
+  return std::nullopt;
+}
+
+ConvAlgorithm ruled_algorithm(const ConvUse& use) {
+  using enum ConvAlgorithm;
+  if (narrow_serves(use)) return narrow;
+  if (winograd_wins(use.dims) && available_speed(use, winograd)) return winograd;
+  if (bf16_wins(use.dims))
+    for (const ConvAlgorithm rounding : {bf16, bf16_any})
+      if (available_speed(use, rounding) == kVectorised) return rounding;
+  // Our layout, unless another has a better implementation.
+  ConvAlgorithm best = direct;
+  int speed = available_speed(use, direct).value_or(-1);
+  const auto consider = [&](ConvAlgorithm other) {
+    const int other_speed = available_speed(use, other).value_or(-1);
+    if (other_speed > speed) best = other, speed = other_speed;
+  };
+  if (speed < kVectorised) consider(direct_any);
+  if (speed < kByProducts) consider(direct_planar);
+  return best;
+}
+
+std::vector<ConvAlgorithm> candidates(const ConvUse& use) {
+  std::vector<ConvAlgorithm> scalar, fast;
+  for (const auto& [algorithm, name] : kAlgorithms)
+    if (const auto speed = available_speed(use, algorithm))
+      (*speed >= kByProducts ? fast : scalar).push_back(algorithm);
+  if (fast.empty() && scalar.empty()) return {ConvAlgorithm::direct};  // whose failure will say why
+  return fast.empty() ? scalar : fast;
+}
+
+ConvAlgorithm ConvChoices::algorithm(const ConvUse& use, const Measure& measure) {
+  std::unique_lock lock(mutex_);
+  auto& choices = benchmark_ ? measured_ : ruled_;
+  if (const auto found = choices.find(use); found != choices.end()) return found->second;
+  if (!benchmark_) return ruled_.emplace(use, ruled_algorithm(use)).first->second;
+  lock.unlock();  // another thread may measure the same use meanwhile; the first to be done decides
+  const ConvAlgorithm fastest = measure(candidates(use));
+  lock.lock();
+  return measured_.emplace(use, fastest).first->second;
+}
+
+void ConvChoices::set_benchmark(bool on) {
+  const std::lock_guard lock(mutex_);
+  benchmark_ = on;
+  if (!on) measured_.clear();
+}
+
+std::vector<ConvChoice> ConvChoices::measured() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<ConvChoice> choices;
+  for (const auto& [use, algorithm] : measured_) choices.push_back({use, name_of(algorithm)});
+  return choices;
+}
+
+void ConvChoices::replace(std::span<const ConvChoice> choices) {
+  const std::lock_guard lock(mutex_);
+  if (!benchmark_) return;
+  measured_.clear();
+  guarded("choices of convolution algorithms", [&] {
+    for (const ConvChoice& choice : choices) {
+      const auto named = algorithm_named(choice.algorithm);
+      const bool available = named && available_speed(choice.use, *named);
+      measured_.emplace(choice.use, available ? *named : ruled_algorithm(choice.use));
+    }
+  });
+}
+
+}  // namespace minidl::cpu
