@@ -79,8 +79,9 @@ TEST_CASE("train_ugatit: a run stopped and resumed is the run that never stopped
 }
 
 TEST_CASE("train_ugatit: with --benchmark_flag the measured algorithms are stored, and resuming is exact") {
-  // Measuring a second time may choose otherwise, so the run that was stopped is a copy of the one that was not.
-  const std::string flags = "--batch_size 2 --print_freq 100 --save_freq 4 --latest_freq 100 --iteration 6 ";
+  // Measuring a second time may choose otherwise, so the run that was stopped is a copy of the one that was not, and
+  // the checkpoint follows the first sheet, whose single images are measured apart from the batches of training.
+  const std::string flags = "--batch_size 2 --print_freq 3 --save_freq 4 --latest_freq 100 --iteration 6 ";
   const TrainRun straight, stopped;
   const test::Outcome trained = straight.train(flags + "--benchmark_flag True");
   INFO(trained);
@@ -88,6 +89,9 @@ TEST_CASE("train_ugatit: with --benchmark_flag the measured algorithms are store
   const auto choices = [](const fs::path& file) { return SafetensorsFile(file).metadata().at("conv_choices"); };
   create_folders(stopped.results() / "model");
   fs::copy_file(straight.checkpoint("0000004"), stopped.checkpoint("0000004"));
+  create_folders(stopped.results() / "img");
+  for (const char* sheet : {"A2B_0000003.png", "B2A_0000003.png"})
+    fs::copy_file(straight.results() / "img" / sheet, stopped.results() / "img" / sheet);
   std::ofstream(stopped.metrics_file()) << test::read_text(straight.metrics_file());
   const test::Outcome resumed = stopped.run("--threads 2 --resume True");
   INFO(resumed);
