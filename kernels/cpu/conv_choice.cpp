@@ -43,6 +43,13 @@ bool winograd_wins(const ConvDims& d) {
          d.out.pixels() >= 256;
 }
 
+// The weight gradient of many channels on a few pixels is a matrix product whose result, as large as the weight, comes
+// out in the owner's plain layout; the blocked kernels would have it reordered.
+bool products_win(const ConvUse& use) {
+  return use.pass == ConvPass::backward_weights && use.dims.stride == 1 && use.dims.out.pixels() <= 64 &&
+         std::min(use.dims.in.c, use.dims.out.c) >= 512;
+}
+
 // bfloat16 multiplies and adds twice as much as float32 in a time. Reordering included, that is more than direct
 // float32 algorithms have to offer but less than Winograd's and our narrow kernels (docs/benchmarks.md). On a handful
 // of pixels a 1x1 convolution takes less time than reordering its weights.
@@ -69,6 +76,7 @@ ConvAlgorithm ruled_algorithm(const ConvUse& use) {
   if (bf16_wins(use.dims))
     for (const ConvAlgorithm rounding : {bf16, bf16_any})
       if (available_speed(use, rounding) == kVectorised) return rounding;
+  if (products_win(use) && available_speed(use, direct_planar)) return direct_planar;
   // Our layout, unless another has a better implementation.
   ConvAlgorithm best = direct;
   int speed = available_speed(use, direct).value_or(-1);
