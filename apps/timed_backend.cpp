@@ -74,8 +74,9 @@ class TimedBackend final : public Backend {
     timed("bytes_to_image", text(d), 0, 5.0 * d.size(), [&] { real_.bytes_to_image(d, pixels, image); });
   }
 
-  void conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) override {
-    timed("conv_forward", text(d), flops(d), bytes(d), [&] { real_.conv_forward(d, x, w, bias, y); });
+  void conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
+                    PreparedWeights* prepared) override {
+    timed("conv_forward", text(d), flops(d), bytes(d), [&] { real_.conv_forward(d, x, w, bias, y, prepared); });
   }
   void conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) override {
     timed("conv_backward_data", text(d), flops(d), bytes(d), [&] { real_.conv_backward_data(d, gy, w, gx); });

@@ -1,3 +1,4 @@
+#include "core/autograd.h"
 #include "core/check.h"
 #include "core/ops.h"
 #include "core/ops_common.h"
@@ -30,7 +31,9 @@ ConvDims conv_dims(const Tensor& x, const Tensor& weight, const Tensor& bias, Co
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOptions options) {
   const ConvDims dims = conv_dims(x, weight, bias, options);
   const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
-  backend(x).conv_forward(dims, x.data(), weight.data(), data_or_null(bias), y.data());
+  // A weight that is not being trained will be used again as it is.
+  PreparedWeights* prepared = any_requires_grad({x, weight, bias}) ? nullptr : &weight.storage().prepared();
+  backend(x).conv_forward(dims, x.data(), weight.data(), data_or_null(bias), y.data(), prepared);
   return record("conv2d", y, {x, weight, bias},
                 [dims, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
                   Tensor gx, gw, gbias;

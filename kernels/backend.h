@@ -16,6 +16,8 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/prepared_weights.h"
+
 namespace minidl {
 
 enum class DeviceType { cpu, cuda };
@@ -101,7 +103,10 @@ class Backend {
 
   // --- convolution and linear (bias and gbias are (out) or null)
   // ------------------------------------------------------
-  virtual void conv_forward(const ConvDims& dims, const float* x, const float* w, const float* bias, float* y) = 0;
+  // prepared, or null: belongs to w, whose values stay as they are until it is cleared; what the kernels make of them
+  // may be kept there, and the algorithm be one that gains by it. Without it w is as good as new in every call.
+  virtual void conv_forward(const ConvDims& dims, const float* x, const float* w, const float* bias, float* y,
+                            PreparedWeights* prepared) = 0;
   virtual void conv_backward_data(const ConvDims& dims, const float* gy, const float* w, float* gx) = 0;
   virtual void conv_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw,
                                      float* gbias) = 0;

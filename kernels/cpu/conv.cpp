@@ -10,6 +10,7 @@
 #include "kernels/cpu/conv_narrow.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/onednn.h"
+#include "kernels/cpu/prepared.h"
 
 namespace minidl {
 namespace {
@@ -77,11 +78,12 @@ using Forward = dnnl::convolution_forward;
 using BackwardData = dnnl::convolution_backward_data;
 using BackwardWeights = dnnl::convolution_backward_weights;
 
-Forward::primitive_desc forward_desc(const ConvDims& d, const ConvDescs& descs) {
+Forward::primitive_desc forward_desc(const ConvDims& d, const ConvDescs& descs,
+                                     dnnl::prop_kind kind = dnnl::prop_kind::forward_training) {
   return choose(d, descs, [&](dnnl::algorithm algorithm, const Desc& x, const Desc& w, const Desc& y) {
-    return Forward::primitive_desc(Forward::desc(dnnl::prop_kind::forward_training, algorithm, x, w, descs.bias, y,
-                                                 descs.strides, descs.padding_before, descs.padding_after),
-                                   engine());
+    return Forward::primitive_desc(
+        Forward::desc(kind, algorithm, x, w, descs.bias, y, descs.strides, descs.padding_before, descs.padding_after),
+        engine());
   });
 }
 
@@ -108,6 +110,29 @@ const Plan& cached(const ConvDims& d, bool with_bias, Make make) {
 struct X;
 struct W;
 struct Y;
+
+// Inference: unlike forward_training's, Winograd's algorithm then takes weights that have been transformed before.
+struct PreparedPlan : Plan<Forward::primitive_desc, Forward> {
+  using Plan::Plan;
+};
+
+void forward_prepared(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
+                      PreparedWeights& kept) {
+  const ConvDescs ours(d, bias != nullptr);
+  const PreparedPlan& plan = cached<PreparedPlan>(
+      d, bias != nullptr, [&] { return PreparedPlan(forward_desc(d, ours, dnnl::prop_kind::forward_inference)); });
+  const Desc wanted = plan.desc.weights_desc();
+  const auto reordered = ours.w == wanted ? nullptr : reordered_weight(kept, ours.w, wanted, w);
+  Operand<X> in(ours.x, plan.desc.src_desc(), x);
+  Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
+  std::unordered_map<int, dnnl::memory> arguments{
+      {DNNL_ARG_SRC, in.read().memory()},
+      {DNNL_ARG_WEIGHTS, reordered ? reordered->memory() : memory_of(ours.w, w)},
+      {DNNL_ARG_DST, out.memory()}};
+  if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_of(ours.bias, bias));
+  plan.primitive.execute(stream(), arguments);
+  out.write_back();
+}
 
 void forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
   const ConvDescs ours(d, bias != nullptr);
@@ -170,9 +195,15 @@ void backward_weights(const ConvDims& d, const float* x, const float* gy, float*
 
 }  // namespace
 
-void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
+void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
+                              PreparedWeights* prepared) {
   if (narrow_output(d)) return narrow_forward(d, x, w, bias, y);
-  guarded("conv2d", [&] { forward(d, x, w, bias, y); });
+  guarded("conv2d", [&] {
+    if (prepared)
+      forward_prepared(d, x, w, bias, y, *prepared);
+    else
+      forward(d, x, w, bias, y);
+  });
 }
 
 void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {

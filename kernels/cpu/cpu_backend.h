@@ -23,7 +23,8 @@ class CpuBackend final : public Backend {
   void plain_to_image(const ImageDims& dims, const float* plain, float* image) override;
   void bytes_to_image(const ImageDims& dims, const std::uint8_t* bytes, float* image) override;
 
-  void conv_forward(const ConvDims&, const float* x, const float* w, const float* bias, float* y) override;
+  void conv_forward(const ConvDims&, const float* x, const float* w, const float* bias, float* y,
+                    PreparedWeights* prepared) override;
   void conv_backward_data(const ConvDims&, const float* gy, const float* w, float* gx) override;
   void conv_backward_weights(const ConvDims&, const float* x, const float* gy, float* gw, float* gbias) override;
   void linear_forward(const LinearDims&, const float* x, const float* w, const float* bias, float* y) override;
