@@ -31,9 +31,10 @@ std::string text(const ConvDims& d) {
                      d.padding > 0 ? concat_text(", padding ", d.padding) : "");
 }
 std::string text(const LinearDims& d) { return concat_text(d.rows, "x", d.in, " to ", d.out); }
+std::string padding_text(Int pad) { return pad > 0 ? concat_text(", pad ", pad) : ""; }
 std::string text(const NormSpec& spec, const float* rho) {
   const char* kind = !rho ? "instance" : spec.per_sample_style ? "AdaILN" : "ILN";
-  return concat_text(text(spec.dims), ", ", kind, spec.relu ? ", relu" : "");
+  return concat_text(text(spec.dims), ", ", kind, spec.relu ? ", relu" : "", padding_text(spec.pad));
 }
 std::string text(Activation f, Int size) {
   const char* const names[] = {"relu", "leaky_relu", "tanh", "sigmoid"};
@@ -104,9 +105,10 @@ class TimedBackend final : public Backend {
     timed("reflection_pad_backward", concat_text(text(d), " by ", pad), 0, floats(d.size() + padded(d, pad)),
           [&] { real_.reflection_pad_backward(d, pad, gy, gx); });
   }
-  void upsample_nearest_forward(const ImageDims& d, Int scale, const float* x, float* y) override {
-    timed("upsample_nearest_forward", concat_text(text(d), " by ", scale), 0, floats(d.size() * (1 + scale * scale)),
-          [&] { real_.upsample_nearest_forward(d, scale, x, y); });
+  void upsample_nearest_forward(const ImageDims& d, Int scale, Int pad, const float* x, float* y) override {
+    timed("upsample_nearest_forward", concat_text(text(d), " by ", scale, padding_text(pad)), 0,
+          floats(d.size() + resized(d, d.h * scale + 2 * pad, d.w * scale + 2 * pad)),
+          [&] { real_.upsample_nearest_forward(d, scale, pad, x, y); });
   }
   void upsample_nearest_backward(const ImageDims& d, Int scale, const float* gy, float* gx) override {
     timed("upsample_nearest_backward", concat_text(text(d), " by ", scale), 0, floats(d.size() * (1 + scale * scale)),
@@ -117,7 +119,7 @@ class TimedBackend final : public Backend {
                     const float* residual, float* y, float* stats) override {
     const Int size = spec.dims.size();
     timed("norm_forward", text(spec, rho) + (residual ? ", residual" : ""), 0,
-          floats(2 * size + if_any(residual, size)),
+          floats(size + padded(spec.dims, spec.pad) + if_any(residual, size)),
           [&] { real_.norm_forward(spec, x, rho, gamma, beta, residual, y, stats); });
   }
   void norm_backward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,

@@ -84,7 +84,8 @@ struct ReflectionPad2d {
 // Nearest neighbour.
 struct Upsample {
   std::int64_t scale = 2;
-  Tensor operator()(const Tensor& x) const { return upsample_nearest(x, scale); }
+  std::int64_t pad = 0;  // by reflection
+  Tensor operator()(const Tensor& x) const { return upsample_nearest(x, scale, pad); }
 };
 
 struct InstanceNorm2d {

@@ -33,7 +33,8 @@ class CpuBackend final : public Backend {
 
   void reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) override;
   void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) override;
-  void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, const float* x, float* y) override;
+  void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
+                                float* y) override;
   void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) override;
 
   void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
