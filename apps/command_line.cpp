@@ -200,7 +200,6 @@ int run_program(const std::string& program, char** argv, const std::function<int
   const bool spins = !std::getenv("GOMP_SPINCOUNT") && !std::getenv("OMP_WAIT_POLICY");
   const bool small_pages = !std::getenv("GLIBC_TUNABLES");
   if (spins) setenv("GOMP_SPINCOUNT", "10000", 1);
-  // oneDNN's working memory comes from malloc; page by page, it costs a fifth of the first image's time.
   if (small_pages) setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", 1);
   if (spins || small_pages) execv("/proc/self/exe", argv);  // returns only where there is no /proc: we run as we are
   try {

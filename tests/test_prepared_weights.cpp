@@ -182,7 +182,6 @@ TEST_CASE("weights are transformed for Winograd kernels as oneDNN transforms the
   struct Channels {
     std::int64_t in, out, side;
   };
-
   for (const Channels& c :
        {Channels{32, 32, 19}, {64, 32, 18}, {32, 96, 40}, {256, 256, 66}, {256, 128, 130}, {48, 80, 34}})
     try {
@@ -208,7 +207,6 @@ TEST_CASE("weights are transformed for Winograd kernels as oneDNN transforms the
       // Few channels go to another kernel, F(2x2, 3x3), with a format of its own.
       REQUIRE((known || std::min(c.in, c.out) < 64));
       if (known) CHECK(relative_error(transformed, expected) <= 1e-6);
-
     } catch (const dnnl::error& error) {
       REQUIRE(error.status == dnnl_unimplemented);  // only processors with AVX-512 have it
     }
