@@ -197,10 +197,11 @@ bool CommandLine::parse(int argc, const char* const* argv) {
 }
 
 int run_program(const std::string& program, char** argv, const std::function<int()>& body) {
-  if (!std::getenv("GOMP_SPINCOUNT") && !std::getenv("OMP_WAIT_POLICY")) {
-    setenv("GOMP_SPINCOUNT", "10000", 1);
-    execv("/proc/self/exe", argv);  // returns only where there is no /proc; then we run as we are
-  }
+  const bool spins = !std::getenv("GOMP_SPINCOUNT") && !std::getenv("OMP_WAIT_POLICY");
+  const bool small_pages = !std::getenv("GLIBC_TUNABLES");
+  if (spins) setenv("GOMP_SPINCOUNT", "10000", 1);
+  if (small_pages) setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", 1);
+  if (spins || small_pages) execv("/proc/self/exe", argv);  // returns only where there is no /proc: we run as we are
   try {
     return body();
   } catch (const UsageError& error) {

@@ -70,10 +70,11 @@ class CommandLine {
 
 // Runs a program's body: errors become one sentence on stderr and an exit code.
 //
-// First restarts the process once with a short GOMP_SPINCOUNT, unless the user has set a waiting policy. By default a
+// First restarts the process once with a short GOMP_SPINCOUNT, unless the user has set a waiting policy, and with huge
+// pages for malloc, unless the user has set GLIBC_TUNABLES: oneDNN's working memory comes from there. By default a
 // thread that waits for another spins for milliseconds; on a machine that runs anything else besides, the other thread
-// is then waiting for that very core, and a small step takes ten times as long. The runtime reads the variable only
-// when it is loaded, hence the restart.
+// is then waiting for that very core, and a small step takes ten times as long. Both variables are read only when the
+// process is loaded, hence the restart.
 int run_program(const std::string& program, char** argv, const std::function<int()>& body);
 
 }  // namespace minidl

@@ -32,7 +32,7 @@ struct TrainedModel {
     std::vector<std::string> notes;
     const auto stored = nlohmann::json::parse(info.configuration, nullptr, /*allow_exceptions=*/false);
     if (stored.is_object()) options = merged_options(train_options_from_json(stored), command, notes);
-    Random random(0);
+    Random random = Random::blank();
     model = std::make_unique<Ugatit>(random, info.options);
     load_networks(*file, *model);
     set_training(*model, false);

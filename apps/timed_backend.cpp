@@ -31,9 +31,10 @@ std::string text(const ConvDims& d) {
                      d.padding > 0 ? concat_text(", padding ", d.padding) : "");
 }
 std::string text(const LinearDims& d) { return concat_text(d.rows, "x", d.in, " to ", d.out); }
+std::string padding_text(Int pad) { return pad > 0 ? concat_text(", pad ", pad) : ""; }
 std::string text(const NormSpec& spec, const float* rho) {
   const char* kind = !rho ? "instance" : spec.per_sample_style ? "AdaILN" : "ILN";
-  return concat_text(text(spec.dims), ", ", kind, spec.relu ? ", relu" : "");
+  return concat_text(text(spec.dims), ", ", kind, spec.relu ? ", relu" : "", padding_text(spec.pad));
 }
 std::string text(Activation f, Int size) {
   const char* const names[] = {"relu", "leaky_relu", "tanh", "sigmoid"};
@@ -79,8 +80,9 @@ class TimedBackend final : public Backend {
     timed("bytes_to_image", text(d), 0, 5.0 * d.size(), [&] { real_.bytes_to_image(d, pixels, image); });
   }
 
-  void conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) override {
-    timed("conv_forward", text(d), flops(d), bytes(d), [&] { real_.conv_forward(d, x, w, bias, y); });
+  void conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
+                    PreparedWeights* prepared) override {
+    timed("conv_forward", text(d), flops(d), bytes(d), [&] { real_.conv_forward(d, x, w, bias, y, prepared); });
   }
   void conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) override {
     timed("conv_backward_data", text(d), flops(d), bytes(d), [&] { real_.conv_backward_data(d, gy, w, gx); });
@@ -108,9 +110,10 @@ class TimedBackend final : public Backend {
     timed("reflection_pad_backward", concat_text(text(d), " by ", pad), 0, floats(d.size() + padded(d, pad)),
           [&] { real_.reflection_pad_backward(d, pad, gy, gx); });
   }
-  void upsample_nearest_forward(const ImageDims& d, Int scale, const float* x, float* y) override {
-    timed("upsample_nearest_forward", concat_text(text(d), " by ", scale), 0, floats(d.size() * (1 + scale * scale)),
-          [&] { real_.upsample_nearest_forward(d, scale, x, y); });
+  void upsample_nearest_forward(const ImageDims& d, Int scale, Int pad, const float* x, float* y) override {
+    timed("upsample_nearest_forward", concat_text(text(d), " by ", scale, padding_text(pad)), 0,
+          floats(d.size() + resized(d, d.h * scale + 2 * pad, d.w * scale + 2 * pad)),
+          [&] { real_.upsample_nearest_forward(d, scale, pad, x, y); });
   }
   void upsample_nearest_backward(const ImageDims& d, Int scale, const float* gy, float* gx) override {
     timed("upsample_nearest_backward", concat_text(text(d), " by ", scale), 0, floats(d.size() * (1 + scale * scale)),
@@ -121,7 +124,7 @@ class TimedBackend final : public Backend {
                     const float* residual, float* y, float* stats) override {
     const Int size = spec.dims.size();
     timed("norm_forward", text(spec, rho) + (residual ? ", residual" : ""), 0,
-          floats(2 * size + if_any(residual, size)),
+          floats(size + padded(spec.dims, spec.pad) + if_any(residual, size)),
           [&] { real_.norm_forward(spec, x, rho, gamma, beta, residual, y, stats); });
   }
   void norm_backward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,

@@ -142,7 +142,7 @@ class TrainingRun {
     options_ = merged_options(train_options_from_json(stored), command, notes);
     for (const std::string& note : notes) std::cout << note << '\n';
     set_up_convolutions(device_, options_, &file);
-    Random random(0);  // draws weights that the checkpoint then replaces
+    Random random = Random::blank();
     build(random);
     load_training_state(file, *model_, *trainer_);
     data_state_ = from_program_state(load_program_state(file), file.path().string());

@@ -29,6 +29,7 @@ void Adam::step() {
   ++step_count_;
   const AdamStep step{options_.lr, options_.beta1, options_.beta2, options_.eps, options_.weight_decay, step_count_};
   backend_of(parameters_.front()->tensor().device()).adam(step, list_);
+  for (const Parameter* p : parameters_) p->tensor().storage().changed();
 }
 
 void Adam::zero_grad() {

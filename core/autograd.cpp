@@ -43,6 +43,7 @@ void Node::accumulate(const Tensor& gradient) {
   // A buffer that nobody else sees may take the sum; one that is shared (the gradient of an addition) may not.
   const Tensor sum = grad.storage().unique() ? grad : empty_like(grad);
   backend_of(grad.device()).add(grad.size(), grad.data(), gradient.data(), sum.data());
+  sum.storage().changed();
   grad = sum;
 }
 

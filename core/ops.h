@@ -30,16 +30,17 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 // ------------------------------------------------------------------------------------------------------------ Mirrors
 // `pad` pixels on all sides without repeating the edge (torch.nn.ReflectionPad2d); pad < H and pad < W.
 Tensor reflection_pad2d(const Tensor& x, std::int64_t pad);
-// Repeats each pixel `scale` times along both axes (torch.nn.Upsample, mode nearest).
-Tensor upsample_nearest(const Tensor& x, std::int64_t scale = 2);
+// Repeats each pixel `scale` times along both axes (torch.nn.Upsample, mode nearest), then pads by reflection.
+Tensor upsample_nearest(const Tensor& x, std::int64_t scale = 2, std::int64_t pad = 0);
 // [N, C, H, W] to a matrix [N, C H W] in logical order.
 Tensor flatten(const Tensor& x);
 
 // --- normalisation
 // -------------------------------------------------------------------------------------------------------
 struct NormOptions {
-  float eps = 1e-5f;  // inside the root
-  bool relu = false;  // fuse a ReLU behind the norm
+  float eps = 1e-5f;     // inside the root
+  bool relu = false;     // fuse a ReLU behind the norm
+  std::int64_t pad = 0;  // reflection_pad2d of the result, residual included; fused where nothing is recorded
 };
 // Instance norm without affine part: over H, W with the biased variance (torch.nn.InstanceNorm2d). A residual, if
 // given, is added last.
@@ -72,6 +73,9 @@ MeanMax global_mean_max(const Tensor& x);
 Tensor concat(const Tensor& a, const Tensor& b);
 // Channel c of x times s[c]; s has C elements (the [1, C] weight of a linear layer, say).
 Tensor scale_channels(const Tensor& x, const Tensor& s);
+// conv2d of concat(scale_channels(x, a), scale_channels(x, b)) with a plain weight [O, 2 C, 1, 1]. Where nothing is
+// recorded the factors go into the weight: half the multiplications, and no other image.
+Tensor conv1x1_of_scaled(const Tensor& x, const Tensor& a, const Tensor& b, const Tensor& weight, const Tensor& bias);
 // Sum over channels: [N, 1, H, W].
 Tensor sum_channels(const Tensor& x);
 

@@ -1,3 +1,4 @@
+#include "core/autograd.h"
 #include "core/check.h"
 #include "core/ops.h"
 #include "core/ops_common.h"
@@ -79,6 +80,30 @@ Tensor scale_channels(const Tensor& x, const Tensor& s) {
                                                      data_or_null(gs));
                   return {gx, gs};
                 });
+}
+
+Tensor conv1x1_of_scaled(const Tensor& x, const Tensor& a, const Tensor& b, const Tensor& weight, const Tensor& bias) {
+  require_image("conv1x1_of_scaled", x);
+  const std::int64_t c = x.shape()[1];
+  check(a.defined() && b.defined() && a.size() == c && b.size() == c, "conv1x1_of_scaled: input ", x.shape(),
+        " expects twice ", c, " factors, got ", a.shape(), " and ", b.shape());
+  check(weight.defined() && weight.rank() == 4 && weight.block() == 1 &&
+            weight.shape() == Shape{weight.shape()[0], 2 * c, 1, 1},
+        "conv1x1_of_scaled: input ", x.shape(), " expects a plain weight [O, ", 2 * c, ", 1, 1], got ", weight.shape());
+  if (any_requires_grad({x, a, b, weight, bias}))
+    return conv2d(concat(scale_channels(x, a), scale_channels(x, b)), weight, bias);
+  // A row of the weight is an image of one pixel, whose memory is the same in every layout.
+  const std::int64_t out = weight.shape()[0];
+  const auto pixels = [&](std::int64_t n, std::int64_t channels) {
+    return ImageDims{n, channels, 1, 1, backend(x).channel_block(channels)};
+  };
+  const Tensor factors = Tensor::empty_plain({2 * c}, x.device()), scaled = empty_like(weight);
+  const Tensor first = Tensor::empty_plain({out, c, 1, 1}, x.device()), second = empty_like(first);
+  backend(x).concat_forward(pixels(1, c), pixels(1, c), a.data(), b.data(), factors.data());
+  backend(x).scale_channels_forward(pixels(out, 2 * c), weight.data(), factors.data(), scaled.data());
+  backend(x).concat_backward(pixels(out, c), pixels(out, c), scaled.data(), first.data(), second.data());
+  backend(x).add(first.size(), first.data(), second.data(), first.data());
+  return conv2d(x, first, bias);
 }
 
 Tensor sum_channels(const Tensor& x) {

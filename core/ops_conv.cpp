@@ -136,7 +136,9 @@ Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOptions options) {
   const ConvDims dims = conv_dims("conv2d", x, weight, bias, options);
   const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
-  backend(x).conv_forward(dims, x.data(), weight.data(), data_or_null(bias), y.data());
+  // A weight that is not being trained will be used again as it is.
+  PreparedWeights* prepared = any_requires_grad({x, weight, bias}) ? nullptr : &weight.storage().prepared();
+  backend(x).conv_forward(dims, x.data(), weight.data(), data_or_null(bias), y.data(), prepared);
   return record("conv2d", y, {x, weight, bias},
                 [dims, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
                   return conv_gradients(dims, x, weight, gy, needs);
@@ -159,7 +161,7 @@ Tensor spectral_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias
   const ConvDims dims = conv_dims(kOp, x, weight, bias, options);
   const Spectrum spectrum = spectrum_of(kOp, weight, u, v, iterate, dims.out.n, calls);
   const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
-  backend(x).conv_forward(dims, x.data(), weight.data(), nullptr, y.data());
+  backend(x).conv_forward(dims, x.data(), weight.data(), nullptr, y.data(), nullptr);
   return divided(kOp, spectrum, dims.out, x, weight, bias, y,
                  [dims](const auto&... arguments) { return conv_gradients(dims, arguments...); });
 }

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/autograd.h"
 #include "core/check.h"
 #include "core/ops.h"
 #include "core/ops_common.h"
@@ -20,12 +21,16 @@ Tensor reflection_pad2d(const Tensor& x, std::int64_t pad) {
   });
 }
 
-Tensor upsample_nearest(const Tensor& x, std::int64_t scale) {
+Tensor upsample_nearest(const Tensor& x, std::int64_t scale, std::int64_t pad) {
   require_image("upsample_nearest", x);
   check(scale >= 1, "upsample_nearest: the scale must be at least 1, got ", scale);
   const ImageDims in = x.image_dims();
-  const Tensor y = Tensor::empty({in.n, in.c, in.h * scale, in.w * scale}, x.device());
-  backend(x).upsample_nearest_forward(in, scale, x.data(), y.data());
+  const std::int64_t h = in.h * scale, w = in.w * scale;
+  check(pad >= 0 && pad < h && pad < w, "upsample_nearest: a pad of ", pad,
+        " needs a result of more than that many pixels a side, got ", h, " x ", w);
+  if (pad > 0 && any_requires_grad({x})) return reflection_pad2d(upsample_nearest(x, scale), pad);
+  const Tensor y = Tensor::empty({in.n, in.c, h + 2 * pad, w + 2 * pad}, x.device());
+  backend(x).upsample_nearest_forward(in, scale, pad, x.data(), y.data());
   return record("upsample_nearest", y, {x}, [in, scale](const Tensor& gy, const Needs&) -> Grads {
     const Tensor gx = Tensor::empty({in.n, in.c, in.h, in.w}, gy.device());
     backend(gy).upsample_nearest_backward(in, scale, gy.data(), gx.data());

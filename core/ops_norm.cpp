@@ -1,3 +1,4 @@
+#include "core/autograd.h"
 #include "core/check.h"
 #include "core/ops.h"
 #include "core/ops_common.h"
@@ -9,8 +10,16 @@ Tensor norm(const char* op, const Tensor& x, const Tensor& rho, const Tensor& ga
             bool per_sample_style, NormOptions options, const Tensor& residual) {
   if (residual.defined()) require_same(op, x, residual);
   require_device(op, x, {rho, gamma, beta});
-  const NormSpec spec{x.image_dims(), options.eps, options.relu, per_sample_style};
-  const Tensor y = empty_like(x), stats = Tensor::empty_plain({spec.stats_size()}, x.device());
+  const ImageDims d = x.image_dims();
+  check(options.pad >= 0 && options.pad < d.h && options.pad < d.w, op, ": a pad of ", options.pad,
+        " needs an image of more than that many pixels a side, got ", x.shape());
+  if (options.pad > 0 && any_requires_grad({x, rho, gamma, beta, residual})) {
+    const std::int64_t pad = std::exchange(options.pad, 0);
+    return reflection_pad2d(norm(op, x, rho, gamma, beta, per_sample_style, options, residual), pad);
+  }
+  const NormSpec spec{d, options.eps, options.relu, per_sample_style, options.pad};
+  const Tensor y = Tensor::empty({d.n, d.c, d.h + 2 * options.pad, d.w + 2 * options.pad}, x.device());
+  const Tensor stats = Tensor::empty_plain({spec.stats_size()}, x.device());
   backend(x).norm_forward(spec, x.data(), data_or_null(rho), data_or_null(gamma), data_or_null(beta),
                           data_or_null(residual), y.data(), stats.data());
   return record(op, y, {x, rho, gamma, beta, residual},

@@ -77,6 +77,12 @@ void normal_block(float* d) {
 
 }  // namespace
 
+Random Random::blank() {
+  Random random(0);
+  random.blank_ = true;
+  return random;
+}
+
 void Random::manual_seed(std::uint64_t seed) {
   words_[0] = static_cast<std::uint32_t>(seed);
   for (std::uint32_t i = 1; i < kWords; ++i) words_[i] = 1812433253u * (words_[i - 1] ^ (words_[i - 1] >> 30)) + i;

@@ -12,6 +12,9 @@ namespace minidl {
 class Random {
  public:
   explicit Random(std::uint64_t seed) { manual_seed(seed); }
+  // Stands for "no initial weights": layers made with it leave theirs uninitialised, for a checkpoint to fill.
+  static Random blank();
+  bool is_blank() const { return blank_; }
 
   // Only the low 32 bits of the seed count. Drops the cached normal value.
   void manual_seed(std::uint64_t seed);
@@ -42,6 +45,7 @@ class Random {
   std::array<std::uint32_t, kWords> words_{};
   std::uint32_t next_ = kWords;
   std::optional<double> cached_normal_;
+  bool blank_ = false;
 };
 
 // Scales to unit length, x / max(||x||, 1e-12), as torch.nn.functional.normalize does.

@@ -25,12 +25,16 @@ class Storage {
   DeviceType device() const { return buffer_->device; }
   // True if nobody else holds this buffer, so that it may be overwritten.
   bool unique() const { return buffer_.use_count() == 1; }
+  // What kernels have made of this buffer's values. Whoever changes values that somebody may have used calls `changed`.
+  PreparedWeights& prepared() const { return buffer_->prepared; }
+  void changed() const { buffer_->prepared.clear(); }
 
  private:
   struct Buffer {
     DeviceType device;
     std::size_t bytes;
     void* memory;
+    PreparedWeights prepared;
 
     Buffer(DeviceType device, std::size_t bytes);
     ~Buffer();

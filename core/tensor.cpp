@@ -70,6 +70,7 @@ void Tensor::copy_from_host(std::span<const float> values) const {
     backend.upload(plain.data(), values.data(), values.size_bytes());
     backend.plain_to_image(image_dims(), plain.data(), data());
   }
+  storage_.changed();
 }
 
 float Tensor::item() const {

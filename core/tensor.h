@@ -41,6 +41,7 @@ class Tensor {
   // Channels per block of an image's memory; 1 for planar and plain memory.
   std::int64_t block() const { return block_; }
   ImageDims image_dims() const;  // of a rank-4 tensor; throws Error otherwise
+  // Whoever writes to a tensor that has been an input before calls storage().changed() afterwards.
   float* data() const { return static_cast<float*>(storage_.data()); }
   const Storage& storage() const { return storage_; }
 

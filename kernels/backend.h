@@ -20,6 +20,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/prepared_weights.h"
+
 namespace minidl {
 
 enum class DeviceType { cpu, cuda };
@@ -86,6 +88,7 @@ struct NormSpec {
   float eps = 1e-5f;
   bool relu = false;              // y = max(y, 0) at the end
   bool per_sample_style = false;  // gamma and beta are (n, c) instead of (c)
+  std::int64_t pad = 0;           // forward only: y is padded by reflection, (n, c, h + 2 pad, w + 2 pad); pad < h, w
 
   // Floats of the statistics that forward keeps for backward.
   std::int64_t stats_size() const { return 2 * dims.n * dims.c + 2 * dims.n; }
@@ -148,7 +151,10 @@ class Backend {
 
   // --- convolution and linear (bias and gbias are (out) or null)
   // ------------------------------------------------------
-  virtual void conv_forward(const ConvDims& dims, const float* x, const float* w, const float* bias, float* y) = 0;
+  // prepared, or null: belongs to w, whose values stay as they are until it is cleared; what the kernels make of them
+  // may be kept there, and the algorithm be one that gains by it. Without it w is as good as new in every call.
+  virtual void conv_forward(const ConvDims& dims, const float* x, const float* w, const float* bias, float* y,
+                            PreparedWeights* prepared) = 0;
   virtual void conv_backward_data(const ConvDims& dims, const float* gy, const float* w, float* gx) = 0;
   virtual void conv_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw,
                                      float* gbias) = 0;
@@ -161,8 +167,9 @@ class Backend {
   // y (n, c, h + 2 pad, w + 2 pad), borders mirrored without repeating the edge; needs pad < h, w.
   virtual void reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) = 0;
   virtual void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) = 0;
-  // y (n, c, scale h, scale w), y[i, j] = x[i / scale, j / scale].
-  virtual void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, const float* x, float* y) = 0;
+  // y (n, c, scale h, scale w), y[i, j] = x[i / scale, j / scale], then padded by reflection.
+  virtual void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
+                                        float* y) = 0;
   virtual void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) = 0;
 
   // --- normalisation

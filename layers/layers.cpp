@@ -8,6 +8,7 @@ namespace minidl {
 namespace {
 
 Parameter uniform(Random& random, const Shape& shape, double bound) {
+  if (random.is_blank()) return Parameter(Tensor::empty_plain(shape));
   std::vector<float> values(static_cast<std::size_t>(shape.size()));
   random.fill_uniform(values, -bound, bound);
   return Parameter(Tensor::plain_from_host(shape, values));

@@ -1,7 +1,8 @@
 // The layers. Each is a struct that is called like a function; see layers/module.h for what `visit` is.
 //
 // Weights are initialised as PyTorch does by default (Kaiming-uniform with a = sqrt 5), drawing from the given
-// generator in the order weight, bias; two layers made one after the other draw one after the other.
+// generator in the order weight, bias; two layers made one after the other draw one after the other. With
+// Random::blank() what would be drawn stays uninitialised.
 #pragma once
 
 #include <memory>
@@ -70,6 +71,7 @@ struct SpectralNorm {
 
  private:
   static Tensor random_direction(Random& random, std::int64_t size) {
+    if (random.is_blank()) return Tensor::empty({size});
     std::vector<float> values(static_cast<std::size_t>(size));
     random.fill_normal(values);
     normalize(values);
@@ -85,7 +87,8 @@ struct ReflectionPad2d {
 // Nearest neighbour.
 struct Upsample {
   std::int64_t scale = 2;
-  Tensor operator()(const Tensor& x) const { return upsample_nearest(x, scale); }
+  std::int64_t pad = 0;  // by reflection
+  Tensor operator()(const Tensor& x) const { return upsample_nearest(x, scale, pad); }
 };
 
 struct InstanceNorm2d {

@@ -184,7 +184,7 @@ std::optional<Generator> load_generator(const SafetensorsFile& file, const std::
   const CheckpointInfo info = checkpoint_info(file);
   const bool single = info.kind == CheckpointInfo::Kind::generator;
   if (single && info.direction != direction) return std::nullopt;
-  Random random(0);  // draws weights that the file's then replace
+  Random random = Random::blank();
   Generator generator(random, info.options.generator());
   load_state(file, generator, single ? "" : "gen" + direction + ".");
   return generator;

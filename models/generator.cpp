@@ -6,6 +6,8 @@ namespace minidl {
 namespace {
 
 constexpr NormOptions kWithRelu{.relu = true};
+// With the padding that the next convolution needs.
+constexpr NormOptions kWithReluAndPad{.relu = true, .pad = 1};
 
 GeneratorOptions checked(const GeneratorOptions& o) {
   check(o.image_channels >= 1 && o.channels >= 1 && o.residual_blocks >= 1, "generator: image channels ",
@@ -21,19 +23,19 @@ Generator::ResidualBlock::ResidualBlock(Random& random, std::int64_t channels)
     : conv1(random, channels, channels, {.kernel = 3}), conv2(random, channels, channels, {.kernel = 3}) {}
 
 Tensor Generator::ResidualBlock::operator()(const Tensor& x) const {
-  const Tensor hidden = instance_norm(conv1(reflection_pad2d(x, 1)), kWithRelu);
-  return instance_norm(conv2(reflection_pad2d(hidden, 1)), {}, x);
+  const Tensor hidden = instance_norm(conv1(reflection_pad2d(x, 1)), kWithReluAndPad);
+  return instance_norm(conv2(hidden), {}, x);
 }
 
 Generator::AdaptiveResidualBlock::AdaptiveResidualBlock(Random& random, std::int64_t channels)
     : conv1(random, channels, channels, {.kernel = 3}),
-      norm1(channels, kWithRelu),
+      norm1(channels, kWithReluAndPad),
       conv2(random, channels, channels, {.kernel = 3}),
       norm2(channels) {}
 
 Tensor Generator::AdaptiveResidualBlock::operator()(const Tensor& x, const Tensor& gamma, const Tensor& beta) const {
   const Tensor hidden = norm1(conv1(reflection_pad2d(x, 1)), gamma, beta);
-  return norm2(conv2(reflection_pad2d(hidden, 1)), gamma, beta, x);
+  return norm2(conv2(hidden), gamma, beta, x);
 }
 
 // Names are the positions in the official nn.Sequential, whose norms and activations are entries of their own.
@@ -43,10 +45,8 @@ Generator::Generator(Random& random, const GeneratorOptions& options)
         const std::int64_t ch = options.channels;
         Sequential s;
         s.add(ReflectionPad2d{3}).add("1", Conv2d(random, options.image_channels, ch, {.kernel = 7}));
-        s.add(InstanceNorm2d{kWithRelu});
-        s.add(ReflectionPad2d{1}).add("5", Conv2d(random, ch, 2 * ch, {.kernel = 3, .stride = 2}));
-        s.add(InstanceNorm2d{kWithRelu});
-        s.add(ReflectionPad2d{1}).add("9", Conv2d(random, 2 * ch, 4 * ch, {.kernel = 3, .stride = 2}));
+        s.add(InstanceNorm2d{kWithReluAndPad}).add("5", Conv2d(random, ch, 2 * ch, {.kernel = 3, .stride = 2}));
+        s.add(InstanceNorm2d{kWithReluAndPad}).add("9", Conv2d(random, 2 * ch, 4 * ch, {.kernel = 3, .stride = 2}));
         s.add(InstanceNorm2d{kWithRelu});
         for (std::int64_t i = 0; i < options.residual_blocks; ++i)
           s.add(std::to_string(12 + i), ResidualBlock(random, 4 * ch));
@@ -64,11 +64,12 @@ Generator::Generator(Random& random, const GeneratorOptions& options)
       beta_(random, 4 * options.channels, 4 * options.channels, false) {
   const std::int64_t ch = options.channels;
   for (std::int64_t i = 0; i < options.residual_blocks; ++i) decoder_.emplace_back(random, 4 * ch);
-  upsampler_.add(Upsample{}).add(ReflectionPad2d{1}).add("2", Conv2d(random, 4 * ch, 2 * ch, {.kernel = 3}));
+  upsampler_.add(Upsample{.pad = 1}).add("2", Conv2d(random, 4 * ch, 2 * ch, {.kernel = 3}));
   upsampler_.add("3", ILN(2 * ch, kWithRelu));
-  upsampler_.add(Upsample{}).add(ReflectionPad2d{1}).add("7", Conv2d(random, 2 * ch, ch, {.kernel = 3}));
-  upsampler_.add("8", ILN(ch, kWithRelu));
-  upsampler_.add(ReflectionPad2d{3}).add("11", Conv2d(random, ch, options.image_channels, {.kernel = 7})).add(Tanh{});
+  upsampler_.add(Upsample{.pad = 1}).add("7", Conv2d(random, 2 * ch, ch, {.kernel = 3}));
+  upsampler_.add("8", ILN(ch, {.relu = true, .pad = 3}))
+      .add("11", Conv2d(random, ch, options.image_channels, {.kernel = 7}))
+      .add(Tanh{});
 }
 
 Generator::Output Generator::operator()(const Tensor& image) {
@@ -84,7 +85,7 @@ Generator::Output Generator::operator()(const Tensor& image) {
   const auto [mean, max] = global_mean_max(encoded);
   const Tensor cam_logit = concat(gap_fc_(mean), gmp_fc_(max));
   const Tensor attended =
-      relu(conv1x1_(concat(scale_channels(encoded, gap_fc_.weight), scale_channels(encoded, gmp_fc_.weight))));
+      relu(conv1x1_of_scaled(encoded, gap_fc_.weight, gmp_fc_.weight, conv1x1_.weight, conv1x1_.bias));
   const Tensor heatmap = sum_channels(attended);
 
   const Tensor style = relu(fc2_(relu(fc0_(options_.light ? global_mean(attended) : flatten(attended)))));

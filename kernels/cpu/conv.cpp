@@ -10,6 +10,7 @@
 #include "kernels/cpu/conv_narrow.h"
 #include "kernels/cpu/conv_primitives.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/prepared.h"
 
 namespace minidl {
 namespace {
@@ -89,22 +90,30 @@ struct Y;
 
 }  // namespace
 
-void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y) {
+void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
+                              PreparedWeights* prepared) {
   const ConvUse use{ConvPass::forward, d, bias != nullptr, precision_};
   const ConvDescs ours(d, use.bias);
-  convolve<ForwardConv>(
-      "conv2d", conv_choices_, use, [&] { narrow_forward(d, x, w, bias, y); },
-      [&](const Plan<ForwardConv>& plan) {
-        Operand<X> in(ours.x, plan.desc.src_desc(), x);
-        Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
-        Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
-        Arguments arguments{{DNNL_ARG_SRC, in.read().memory()},
-                            {DNNL_ARG_WEIGHTS, weights.read().memory()},
-                            {DNNL_ARG_DST, out.memory()}};
-        if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_of(ours.bias, bias));
-        plan.primitive.execute(stream(), arguments);
-        out.write_back();
-      });
+  const auto narrow = [&] { narrow_forward(d, x, w, bias, y); };
+  const auto execute = [&](const auto& plan, const dnnl::memory& weights) {
+    Operand<X> in(ours.x, plan.desc.src_desc(), x);
+    Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
+    Arguments arguments{{DNNL_ARG_SRC, in.read().memory()}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DST, out.memory()}};
+    if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_of(ours.bias, bias));
+    plan.primitive.execute(stream(), arguments);
+    out.write_back();
+  };
+  if (!prepared)
+    return convolve<ForwardConv>("conv2d", conv_choices_, use, narrow, [&](const Plan<ForwardConv>& plan) {
+      Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
+      execute(plan, weights.read().memory());
+    });
+  convolve<InferenceConv>("conv2d", conv_choices_, use, narrow, [&](const Plan<InferenceConv>& plan) {
+    const Desc wanted = plan.desc.weights_desc();
+    if (ours.w == wanted) return execute(plan, memory_of(ours.w, w));
+    const auto kept = reordered_weight(*prepared, ours.w, wanted, w);
+    execute(plan, kept->memory());
+  });
 }
 
 void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {

@@ -49,9 +49,10 @@ auto if_implemented(Make make) -> std::optional<decltype(make())> {
   }
 }
 
-ForwardConv::PrimitiveDesc forward_desc(const ConvDescs& ours, const Formats& f) {
-  const dnnl::convolution_forward::desc desc(dnnl::prop_kind::forward_training, f.algorithm, f.x, f.w, ours.bias, f.y,
-                                             ours.strides, ours.padding_before, ours.padding_after);
+ForwardConv::PrimitiveDesc forward_desc(const ConvDescs& ours, const Formats& f,
+                                        dnnl::prop_kind kind = dnnl::prop_kind::forward_training) {
+  const dnnl::convolution_forward::desc desc(kind, f.algorithm, f.x, f.w, ours.bias, f.y, ours.strides,
+                                             ours.padding_before, ours.padding_after);
   return {desc, engine()};
 }
 
@@ -87,6 +88,13 @@ template <>
 std::optional<ForwardConv::PrimitiveDesc> primitive_desc<ForwardConv>(const ConvUse& use, ConvAlgorithm algorithm) {
   const ConvDescs ours(use.dims, use.bias);
   return if_implemented([&] { return forward_desc(ours, formats_of(use.pass, ours, algorithm)); });
+}
+
+template <>
+std::optional<InferenceConv::PrimitiveDesc> primitive_desc<InferenceConv>(const ConvUse& use, ConvAlgorithm algorithm) {
+  const ConvDescs ours(use.dims, use.bias);
+  return if_implemented(
+      [&] { return forward_desc(ours, formats_of(use.pass, ours, algorithm), dnnl::prop_kind::forward_inference); });
 }
 
 template <>

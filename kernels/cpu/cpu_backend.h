@@ -30,7 +30,8 @@ class CpuBackend final : public Backend {
   void plain_to_image(const ImageDims& dims, const float* plain, float* image) override;
   void bytes_to_image(const ImageDims& dims, const std::uint8_t* bytes, float* image) override;
 
-  void conv_forward(const ConvDims&, const float* x, const float* w, const float* bias, float* y) override;
+  void conv_forward(const ConvDims&, const float* x, const float* w, const float* bias, float* y,
+                    PreparedWeights* prepared) override;
   void conv_backward_data(const ConvDims&, const float* gy, const float* w, float* gx) override;
   void conv_backward_weights(const ConvDims&, const float* x, const float* gy, float* gw, float* gbias) override;
   void linear_forward(const LinearDims&, const float* x, const float* w, const float* bias, float* y) override;
@@ -39,7 +40,8 @@ class CpuBackend final : public Backend {
 
   void reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) override;
   void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) override;
-  void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, const float* x, float* y) override;
+  void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
+                                float* y) override;
   void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) override;
 
   void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,

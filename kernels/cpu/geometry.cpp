@@ -2,13 +2,12 @@
 // on whole rows. The backward passes gather (each output is written once) rather than scatter.
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/loops.h"
+#include "kernels/cpu/padding.h"
 
 namespace minidl {
 namespace {
 
 using namespace cpu;
-
-std::int64_t reflect(std::int64_t i, std::int64_t size) { return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i; }
 
 // The padded positions that mirror the inner position i (0-based in the padded axis), itself included: at most three.
 struct Mirrors {
@@ -33,12 +32,9 @@ void CpuBackend::reflection_pad_forward(const ImageDims& in, std::int64_t pad, c
                      row_out = (in.w + 2 * pad) * block;
   parallel_for(in.n * in.c / block * height, row_out, [&](std::int64_t i) {
     const float* from = x + (i / height * in.h + reflect(i % height - pad, in.h)) * row_in;
-    float* to = y + i * row_out;
-    std::memcpy(to + pad * block, from, static_cast<std::size_t>(row_in) * sizeof(float));
-    for (std::int64_t p = 0; p < pad; ++p) {
-      std::copy_n(from + (pad - p) * block, block, to + p * block);
-      std::copy_n(from + (in.w - 2 - p) * block, block, to + (pad + in.w + p) * block);
-    }
+    float* inner = y + i * row_out + pad * block;
+    std::memcpy(inner, from, static_cast<std::size_t>(row_in) * sizeof(float));
+    mirror_ends(inner, in.w, block, pad);
   });
 }
 
@@ -62,15 +58,16 @@ void CpuBackend::reflection_pad_backward(const ImageDims& in, std::int64_t pad, 
   });
 }
 
-void CpuBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t scale, const float* x, float* y) {
-  const std::int64_t block = in.block, row_out = in.w * scale * block;
-  parallel_for(in.n * in.c / block * in.h, scale * row_out, [&](std::int64_t i) {
-    const float* from = x + i * in.w * block;
-    float* to = y + i * scale * row_out;
+void CpuBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
+                                          float* y) {
+  const std::int64_t block = in.block, width = in.w * scale, height = in.h * scale, row_out = (width + 2 * pad) * block;
+  const std::int64_t rows = height + 2 * pad;
+  parallel_for(in.n * in.c / block * rows, row_out, [&](std::int64_t i) {
+    const float* from = x + (i / rows * in.h + reflect(i % rows - pad, height) / scale) * in.w * block;
+    float* inner = y + i * row_out + pad * block;
     for (std::int64_t p = 0; p < in.w; ++p)
-      for (std::int64_t s = 0; s < scale; ++s) std::copy_n(from + p * block, block, to + (p * scale + s) * block);
-    for (std::int64_t s = 1; s < scale; ++s)
-      std::memcpy(to + s * row_out, to, static_cast<std::size_t>(row_out) * sizeof(float));
+      for (std::int64_t s = 0; s < scale; ++s) std::copy_n(from + p * block, block, inner + (p * scale + s) * block);
+    mirror_ends(inner, width, block, pad);
   });
 }
 

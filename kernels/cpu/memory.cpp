@@ -1,4 +1,6 @@
 // Memory, layout conversion, and what follows from the processor: the channel block and the precisions.
+#include <sys/mman.h>
+
 #include <dnnl.hpp>
 
 #include <cstdlib>
@@ -40,11 +42,14 @@ void CpuBackend::set_precision(Precision precision) {
 }
 
 void* CpuBackend::allocate(std::size_t bytes) {
-  // Page alignment for large buffers lets the system back them with huge pages.
-  const std::size_t alignment = bytes >= (1u << 20) ? (1u << 21) : 64;
-  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  check(memory != nullptr, "out of memory: ", bytes >> 20,
-        " MiB more were asked for; lower --batch_size, --img_size or --ch");
+  constexpr std::size_t kHugePage = 1u << 21;
+  void* memory = nullptr;
+  const int error = posix_memalign(&memory, bytes >= kHugePage ? kHugePage : 64, bytes);
+  check(error == 0, "out of memory: ", bytes >> 20, " MiB more were asked for; lower --batch_size, --img_size or --ch");
+#if defined(__linux__)
+  // Huge pages save most of the page faults of a program's first pass, where the system grants them on request only.
+  if (bytes >= kHugePage) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
   return memory;
 }
 

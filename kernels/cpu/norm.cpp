@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/loops.h"
+#include "kernels/cpu/padding.h"
 
 namespace minidl {
 namespace {
@@ -112,7 +113,8 @@ void compute_stats(const NormSpec& spec, bool unbiased, const float* x, const St
 template <int K>
 void apply(const NormSpec& spec, const Affine& affine, const float* x, const float* residual, float* y) {
   const Runs runs(spec.dims);
-  runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
+  // The floats [begin, end) of a run go to the same positions from `to` on.
+  const auto map = [&](std::int64_t run, std::int64_t begin, std::int64_t end, float* to) {
     const std::int64_t channel = run * runs.block, offset = run * runs.length;
     const Lanes<K> center(affine.center + channel), scale(affine.scale + channel), shift(affine.shift + channel);
     const float* in = x + offset;
@@ -124,14 +126,28 @@ void apply(const NormSpec& spec, const Affine& affine, const float* x, const flo
     if (residual) {
       const float* add = residual + offset;
       if (spec.relu)
-        map_lanes<K>(begin, end, y + offset, [&](auto at, int k) { return rectified(at, k) + at(add); });
+        map_lanes<K>(begin, end, to, [&](auto at, int k) { return rectified(at, k) + at(add); });
       else
-        map_lanes<K>(begin, end, y + offset, [&](auto at, int k) { return z(at, k) + at(add); });
+        map_lanes<K>(begin, end, to, [&](auto at, int k) { return z(at, k) + at(add); });
     } else if (spec.relu) {
-      map_lanes<K>(begin, end, y + offset, rectified);
+      map_lanes<K>(begin, end, to, rectified);
     } else {
-      map_lanes<K>(begin, end, y + offset, z);
+      map_lanes<K>(begin, end, to, z);
     }
+  };
+  if (spec.pad == 0) {
+    runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
+      map(run, begin, end, y + run * runs.length);
+    });
+    return;
+  }
+  const std::int64_t row = spec.dims.w * runs.block, rows = spec.dims.h + 2 * spec.pad;
+  const std::int64_t row_out = row + 2 * spec.pad * runs.block;
+  parallel_for(runs.count * rows, row_out, [&](std::int64_t i) {
+    const std::int64_t begin = reflect(i % rows - spec.pad, spec.dims.h) * row;
+    float* inner = y + i * row_out + spec.pad * runs.block;
+    map(i / rows, begin, begin + row, inner - begin);
+    mirror_ends(inner, spec.dims.w, runs.block, spec.pad);
   });
 }
 

@@ -1,0 +1,215 @@
+// Weights that inference keeps in its kernels' own format: results, and that a change of the values is never missed.
+#include <thread>
+
+#include "core/adam.h"
+#include "core/ops.h"
+#include "kernels/cpu/winograd.h"
+#include "models/checkpoint.h"
+#include "tests/golden.h"
+#include "tests/program.h"
+#include "tests/test_util.h"
+
+using namespace minidl;
+using namespace test;
+
+namespace {
+
+struct Number final : PreparedWeights::Form {
+  int value;
+  explicit Number(int v) : value(v) {}
+};
+struct Other final : PreparedWeights::Form {};
+
+std::shared_ptr<const Number> number(PreparedWeights& kept, int wanted, int& made) {
+  return kept.find_or_make<Number>([&](const Number& n) { return n.value == wanted; },
+                                   [&] { return ++made, std::make_shared<const Number>(wanted); });
+}
+
+struct Geometry {
+  Nchw in;
+  std::int64_t out_channels, kernel;
+  ConvOptions options;
+  bool bias;
+};
+
+// Winograd's algorithm where the processor has it, direct ones, RGB on either side, strides, planar memory.
+constexpr Geometry kGeometries[] = {
+    {{1, 32, 19, 23}, 32, 3, {}, false},     {{2, 64, 18, 18}, 32, 3, {}, true},
+    {{1, 32, 16, 18}, 48, 3, {1, 1}, false}, {{1, 16, 33, 31}, 32, 3, {2, 0}, false},
+    {{1, 48, 17, 9}, 32, 1, {}, true},       {{1, 3, 17, 19}, 64, 7, {}, false},
+    {{1, 64, 13, 23}, 3, 7, {}, true},       {{1, 5, 9, 7}, 7, 3, {1, 1}, true},
+};
+
+Tensor weight_of(const Geometry& g, DeviceType device, unsigned seed) {
+  return random_plain({g.out_channels, g.in.c, g.kernel, g.kernel}, device, seed);
+}
+Tensor bias_of(const Geometry& g, DeviceType device) {
+  return g.bias ? random_tensor({g.out_channels}, device, 3) : Tensor();
+}
+
+namespace fs = std::filesystem;
+
+constexpr GeneratorOptions kGenerator{.channels = 16, .residual_blocks = 1, .image_size = 96, .light = true};
+
+std::vector<float> translated(Generator& generator, const Tensor& image) {
+  const NoGrad no_grad;
+  return generator(image).image.to_host();
+}
+
+}  // namespace
+
+TEST_CASE("prepared weights: a form is made once, found by kind and key, and bounded in number", "[prepared]") {
+  PreparedWeights kept;
+  int made = 0;
+  const auto first = number(kept, 1, made);
+  CHECK(number(kept, 1, made) == first);
+  CHECK(made == 1);
+  kept.find_or_make<Other>([](const Other&) { return true; }, [] { return std::make_shared<const Other>(); });
+  CHECK(number(kept, 1, made) == first);
+  CHECK(number(kept, 2, made)->value == 2);
+  CHECK(number(kept, 3, made)->value == 3);
+  CHECK(made == 3);
+  number(kept, 4, made);  // the fifth: the first goes
+  CHECK(first.use_count() == 1);
+  CHECK(first->value == 1);
+  CHECK(number(kept, 3, made)->value == 3);
+  CHECK(made == 4);
+  kept.clear();
+  CHECK(number(kept, 3, made)->value == 3);
+  CHECK(made == 5);
+}
+
+TEST_CASE("conv2d without gradients equals the recorded one", "[prepared]") {
+  for (const DeviceType device : test_devices())
+    for (const Geometry& g : kGeometries) {
+      INFO(g.in.shape() << " to " << g.out_channels << ", kernel " << g.kernel << ", stride " << g.options.stride);
+      const Tensor w = weight_of(g, device, 2), bias = bias_of(g, device);
+      // The weight serves several sizes in turn.
+      for (const std::int64_t more : {0, 4, 0}) {
+        const Tensor x = random_tensor({g.in.n, g.in.c, g.in.h + more, g.in.w}, device, 1);
+        const Tensor recorded = conv2d(x, leaf(w.clone()), bias, g.options), y = conv2d(x, w, bias, g.options);
+        REQUIRE(recorded.requires_grad());
+        REQUIRE_FALSE(y.requires_grad());
+        CHECK(relative_error(y.to_host(), recorded.to_host()) <= 2e-6);
+        CHECK(same_bits(conv2d(x, w, bias, g.options), y));
+      }
+    }
+}
+
+TEST_CASE("conv2d sees a weight that was changed in place", "[prepared]") {
+  for (const DeviceType device : test_devices())
+    for (const Geometry& g : kGeometries) {
+      INFO(g.in.shape() << " to " << g.out_channels << ", kernel " << g.kernel << ", stride " << g.options.stride);
+      const Tensor x = random_tensor(g.in.shape(), device, 1), bias = bias_of(g, device);
+      Parameter parameter(weight_of(g, device, 2));
+      const auto infer = [&](const Tensor& w) {
+        const NoGrad no_grad;
+        return conv2d(x, w, bias, g.options).to_host();
+      };
+      const auto is_fresh = [&] { return same_bits(infer(parameter), infer(parameter.tensor().clone())); };
+      const std::vector<float> before = infer(parameter);
+
+      parameter.tensor().copy_from_host(weight_of(g, device, 4).to_host());
+      CHECK_FALSE(same_bits(infer(parameter), before));
+      CHECK(is_fresh());
+
+      Adam adam({&parameter}, {.lr = 0.1});
+      const Tensor y = conv2d(x, parameter, bias, g.options);
+      backward({{y, random_like(y, 5)}});
+      const std::vector<float> loaded = infer(parameter);
+      adam.step();
+      CHECK_FALSE(same_bits(infer(parameter), loaded));
+      CHECK(is_fresh());
+    }
+}
+
+TEST_CASE("a generator that has translated sees the weights that a checkpoint brings", "[prepared]") {
+  test::TemporaryFolder folder;
+  const UgatitOptions options{
+      .channels = 16, .residual_blocks = 1, .discriminator_depth = 4, .image_size = 32, .light = true};
+  const fs::path path = folder.path() / "model.safetensors";
+  Random random(1);
+  Ugatit saved(random, options), model(random, options);
+  UgatitTrainer trainer(saved, {});
+  save_training_checkpoint(path, saved, trainer, "{}", {});
+  const Tensor image = random_tensor({1, 3, 32, 32}, DeviceType::cpu, 1);
+  const std::vector<float> before = translated(model.genA2B, image), expected = translated(saved.genA2B, image);
+  load_networks(SafetensorsFile(path), model);
+  CHECK_FALSE(same_bits(before, expected));
+  CHECK(same_bits(translated(model.genA2B, image), expected));
+}
+
+TEST_CASE("two threads translate with one generator", "[prepared]") {
+  Random random(1);
+  Generator generator(random, kGenerator);
+  const Tensor images[] = {random_tensor({1, 3, 96, 96}, DeviceType::cpu, 1),
+                           random_tensor({1, 3, 64, 128}, DeviceType::cpu, 2)};
+  for (int round = 0; round < 3; ++round) {
+    // Both threads come upon weights that nobody has prepared yet.
+    for (const StateEntry& entry : state_of(generator)) entry.tensor->copy_from_host(entry.tensor->to_host());
+    std::vector<float> results[2];
+    {
+      std::vector<std::jthread> threads;
+      for (int i = 0; i < 2; ++i)
+        threads.emplace_back([&, i] { results[i] = translated(generator, images[round % 2 == 0 ? i : 0]); });
+    }
+    for (int i = 0; i < 2; ++i) CHECK(same_bits(results[i], translated(generator, images[round % 2 == 0 ? i : 0])));
+  }
+}
+
+// bench_ugatit leaves weights, images and its translation in a folder. With its instructions limited to AVX2, every
+// convolution is a direct one.
+TEST_CASE("a translation equals one by direct convolutions", "[prepared]") {
+  test::TemporaryFolder folder;
+  const std::vector<std::string> arguments =
+      test::words("--mode inference --light --ch 32 --img_size 128 --batch_size 2 --folder " + folder.path().string());
+  const auto outcome = test::run("bench_ugatit", arguments, {.environment = {{"ONEDNN_MAX_CPU_ISA", "AVX2"}}});
+  INFO(outcome);
+  REQUIRE(outcome.exit_code == 0);
+  const SafetensorsFile tensors(folder.path() / "images.safetensors");
+  const auto images = tensors.floats("real_A"), direct = tensors.floats("fake_B");
+  auto generator = load_generator(SafetensorsFile(folder.path() / "generator.safetensors"), "A2B");
+  REQUIRE(generator);
+  const Tensor x = Tensor::from_host(Shape(images.shape), images.values);
+  CHECK(relative_error(translated(*generator, x), direct.values) <= 5e-5);
+  const Generator::Output recorded = (*generator)(x);
+  REQUIRE(recorded.image.requires_grad());
+  CHECK(relative_error(recorded.image.to_host(), direct.values) <= 5e-5);
+}
+
+TEST_CASE("weights are transformed for Winograd kernels as oneDNN transforms them", "[prepared]") {
+  using namespace minidl::cpu;
+  struct Channels {
+    std::int64_t in, out, side;
+  };
+  for (const Channels& c :
+       {Channels{32, 32, 19}, {64, 32, 18}, {32, 96, 40}, {256, 256, 66}, {256, 128, 130}, {48, 80, 34}})
+    try {
+      const auto image = [](std::int64_t channels, std::int64_t side) {
+        return plain_desc({1, channels, side, side}, Tag::nChw16c);
+      };
+      const Desc ours = plain_desc({c.out, c.in, 3, 3}, Tag::oihw);
+      using Convolution = dnnl::convolution_forward;
+      const Desc wanted =
+          Convolution::primitive_desc(
+              Convolution::desc(dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_winograd,
+                                image(c.in, c.side), Desc(ours.dims(), dnnl::memory::data_type::f32, Tag::any),
+                                image(c.out, c.side - 2), {1, 1}, {0, 0}, {0, 0}),
+              engine())
+              .weights_desc();
+      INFO(c.in << " to " << c.out);
+      const std::vector<float> w = normal_values(9 * c.in * c.out, 1);
+      std::vector<float> expected(wanted.get_size() / sizeof(float)), transformed(expected.size());
+      dnnl::memory from = memory_of(ours, w.data()), to = memory_of(wanted, expected.data());
+      reorder(from, to);
+      stream().wait();
+      const bool known = transform_winograd_weights(wanted, w.data(), transformed.data());
+      // Few channels go to another kernel, F(2x2, 3x3), with a format of its own.
+      REQUIRE((known || std::min(c.in, c.out) < 64));
+      if (known) CHECK(relative_error(transformed, expected) <= 1e-6);
+    } catch (const dnnl::error& error) {
+      REQUIRE(error.status == dnnl_unimplemented);  // only processors with AVX-512 have it
+    }
+  std::vector<float> none;
+  CHECK_FALSE(transform_winograd_weights(plain_desc({16, 16, 3, 3}, Tag::OIhw16i16o), none.data(), none.data()));
+}
