@@ -8,6 +8,7 @@
 #include "kernels/cpu/conv_choice.h"
 #include "models/conv_choices_text.h"
 #include "models/ugatit.h"
+#include "tests/bf16.h"
 #include "tests/program.h"
 #include "tests/test_util.h"
 
@@ -18,23 +19,6 @@ using Catch::Matchers::Contains;
 namespace {
 
 Backend& backend() { return backend_of(DeviceType::cpu); }
-
-// The default modes, again when a test ends in whichever way.
-struct DefaultModes {
-  DefaultModes() { reset(); }
-  ~DefaultModes() { reset(); }
-  static void reset() {
-    backend().set_precision(Precision::fp32);
-    backend().set_benchmark(false);
-  }
-};
-
-// Sets bf16; false, saying why, where there is none.
-bool bf16_or_skip() {
-  const std::string error = error_of([] { backend().set_precision(Precision::bf16); });
-  if (!error.empty()) WARN("skipped: " << error);
-  return error.empty();
-}
 
 struct ConvCase {
   Nchw in;

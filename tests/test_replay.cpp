@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/image.h"
 #include "kernels/backend.h"
+#include "tests/bf16.h"
 #include "tests/program.h"
 
 using namespace minidl;
@@ -127,13 +128,7 @@ TEST_CASE("a run with the reference's seed is the reference's run") {
 }
 
 TEST_CASE("the reference's run in bf16 has the reference's losses within 2 %") {
-  try {
-    backend_of(DeviceType::cpu).set_precision(Precision::bf16);
-  } catch (const Error& error) {
-    WARN("skipped: " << error.what());
-    return;
-  }
-  backend_of(DeviceType::cpu).set_precision(Precision::fp32);
+  if (!test::programs_have_bf16()) return;
   const test::TemporaryFolder results;
   const test::Outcome trained = replay(results.path(), kTraining + "--precision bf16");
   INFO(trained);

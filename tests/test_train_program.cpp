@@ -9,6 +9,7 @@
 
 #include "apps/train_options.h"
 #include "models/checkpoint.h"
+#include "tests/bf16.h"
 #include "tests/golden.h"
 #include "tests/train_runs.h"
 
@@ -255,13 +256,7 @@ TEST_CASE("train_ugatit: flags given anew win over the checkpoint's, except thos
 }
 
 TEST_CASE("train_ugatit: a run keeps its precision, and may be given another aloud") {
-  try {
-    backend_of(DeviceType::cpu).set_precision(Precision::bf16);
-  } catch (const Error& error) {
-    WARN("skipped: " << error.what());
-    return;
-  }
-  backend_of(DeviceType::cpu).set_precision(Precision::fp32);
+  if (!test::programs_have_bf16()) return;
   const TrainRun straight, stopped;
   const std::string flags = "--print_freq 100 --decay_flag false ";
   REQUIRE(straight.train(flags + "--iteration 3 --precision bf16").exit_code == 0);
