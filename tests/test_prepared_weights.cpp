@@ -3,7 +3,6 @@
 
 #include "core/adam.h"
 #include "core/ops.h"
-#include "kernels/cpu/winograd.h"
 #include "models/checkpoint.h"
 #include "tests/golden.h"
 #include "tests/program.h"
@@ -175,41 +174,4 @@ TEST_CASE("a translation equals one by direct convolutions", "[prepared]") {
   const Generator::Output recorded = (*generator)(x);
   REQUIRE(recorded.image.requires_grad());
   CHECK(relative_error(recorded.image.to_host(), direct.values) <= 5e-5);
-}
-
-TEST_CASE("weights are transformed for Winograd kernels as oneDNN transforms them", "[prepared]") {
-  using namespace minidl::cpu;
-  struct Channels {
-    std::int64_t in, out, side;
-  };
-  for (const Channels& c :
-       {Channels{32, 32, 19}, {64, 32, 18}, {32, 96, 40}, {256, 256, 66}, {256, 128, 130}, {48, 80, 34}})
-    try {
-      const auto image = [](std::int64_t channels, std::int64_t side) {
-        return plain_desc({1, channels, side, side}, Tag::nChw16c);
-      };
-      const Desc ours = plain_desc({c.out, c.in, 3, 3}, Tag::oihw);
-      using Convolution = dnnl::convolution_forward;
-      const Desc wanted =
-          Convolution::primitive_desc(
-              Convolution::desc(dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_winograd,
-                                image(c.in, c.side), Desc(ours.dims(), dnnl::memory::data_type::f32, Tag::any),
-                                image(c.out, c.side - 2), {1, 1}, {0, 0}, {0, 0}),
-              engine())
-              .weights_desc();
-      INFO(c.in << " to " << c.out);
-      const std::vector<float> w = normal_values(9 * c.in * c.out, 1);
-      std::vector<float> expected(wanted.get_size() / sizeof(float)), transformed(expected.size());
-      dnnl::memory from = memory_of(ours, w.data()), to = memory_of(wanted, expected.data());
-      reorder(from, to);
-      stream().wait();
-      const bool known = transform_winograd_weights(wanted, w.data(), transformed.data());
-      // Few channels go to another kernel, F(2x2, 3x3), with a format of its own.
-      REQUIRE((known || std::min(c.in, c.out) < 64));
-      if (known) CHECK(relative_error(transformed, expected) <= 1e-6);
-    } catch (const dnnl::error& error) {
-      REQUIRE(error.status == dnnl_unimplemented);  // only processors with AVX-512 have it
-    }
-  std::vector<float> none;
-  CHECK_FALSE(transform_winograd_weights(plain_desc({16, 16, 3, 3}, Tag::OIhw16i16o), none.data(), none.data()));
 }

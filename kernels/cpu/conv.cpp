@@ -11,6 +11,7 @@
 #include "kernels/cpu/conv_primitives.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/prepared.h"
+#include "kernels/cpu/winograd.h"
 
 namespace minidl {
 namespace {
@@ -58,14 +59,14 @@ double shortest(F run) {
 }
 
 // Computes a use by the algorithm that `choices` has for it. Measuring runs the candidates on the very operands: each
-// overwrites the result. `narrow` runs our own kernels, `run` a plan of oneDNN.
-template <class Conv, class Narrow, class Run>
-void convolve(const char* operation, ConvChoices& choices, const ConvUse& use, Narrow narrow, Run run) {
+// overwrites the result. `own` runs an algorithm of ours, `run` a plan of oneDNN.
+template <class Conv, class Own, class Run>
+void convolve(const char* operation, ConvChoices& choices, const ConvUse& use, Own own, Run run) {
   guarded(operation, [&] {
     const ConvAlgorithm algorithm = choices.algorithm(use, [&](const std::vector<ConvAlgorithm>& candidates) {
       if (candidates.size() == 1) return candidates[0];
       const auto seconds = [&](ConvAlgorithm candidate) {
-        if (candidate == ConvAlgorithm::narrow) return shortest(narrow);
+        if (is_own(candidate)) return shortest([&] { own(candidate); });
         const Plan<Conv> plan = make_plan<Conv>(use, candidate);  // not kept: most are not chosen
         return shortest([&] { run(plan); });
       };
@@ -74,8 +75,8 @@ void convolve(const char* operation, ConvChoices& choices, const ConvUse& use, N
         best = std::min(best, std::pair(seconds(candidates[i]), candidates[i]));
       return best.second;
     });
-    if (algorithm == ConvAlgorithm::narrow)
-      narrow();
+    if (is_own(algorithm))
+      own(algorithm);
     else
       run(cached<Conv>(use, algorithm));
   });
@@ -94,7 +95,12 @@ void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w,
                               PreparedWeights* prepared) {
   const ConvUse use{ConvPass::forward, d, bias != nullptr, precision_};
   const ConvDescs ours(d, use.bias);
-  const auto narrow = [&] { narrow_forward(d, x, w, bias, y); };
+  const auto own = [&](ConvAlgorithm algorithm) {
+    if (algorithm == ConvAlgorithm::winograd)
+      winograd_forward(d, x, w, bias, y, prepared);
+    else
+      narrow_forward(d, x, w, bias, y);
+  };
   const auto execute = [&](const auto& plan, const dnnl::memory& weights) {
     Operand<X> in(ours.x, plan.desc.src_desc(), x);
     Operand<Y> out(ours.y, plan.desc.dst_desc(), y);
@@ -104,11 +110,11 @@ void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w,
     out.write_back();
   };
   if (!prepared)
-    return convolve<ForwardConv>("conv2d", conv_choices_, use, narrow, [&](const Plan<ForwardConv>& plan) {
+    return convolve<ForwardConv>("conv2d", conv_choices_, use, own, [&](const Plan<ForwardConv>& plan) {
       Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
       execute(plan, weights.read().memory());
     });
-  convolve<InferenceConv>("conv2d", conv_choices_, use, narrow, [&](const Plan<InferenceConv>& plan) {
+  convolve<InferenceConv>("conv2d", conv_choices_, use, own, [&](const Plan<InferenceConv>& plan) {
     const Desc wanted = plan.desc.weights_desc();
     if (ours.w == wanted) return execute(plan, memory_of(ours.w, w));
     const auto kept = reordered_weight(*prepared, ours.w, wanted, w);
@@ -121,7 +127,14 @@ void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const fl
   const ConvDescs ours(d, false);
   convolve<BackwardDataConv>(
       "conv2d, gradient of the input", conv_choices_, use,
-      [&] { narrow_output(d) ? narrow_backward_data(d, gy, w, gx) : narrow_input_backward_data(d, gy, w, gx); },
+      [&](ConvAlgorithm algorithm) {
+        if (algorithm == ConvAlgorithm::winograd)
+          winograd_backward_data(d, gy, w, gx);
+        else if (narrow_output(d))
+          narrow_backward_data(d, gy, w, gx);
+        else
+          narrow_input_backward_data(d, gy, w, gx);
+      },
       [&](const Plan<BackwardDataConv>& plan) {
         Operand<X> out(ours.x, plan.desc.diff_src_desc(), gx);
         Operand<W> weights(ours.w, plan.desc.weights_desc(), w);
@@ -137,7 +150,13 @@ void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const 
   const ConvUse use{ConvPass::backward_weights, d, gbias != nullptr, precision_};
   const ConvDescs ours(d, use.bias);
   convolve<BackwardWeightsConv>(
-      "conv2d, gradient of the weight", conv_choices_, use, [&] { narrow_backward_weights(d, x, gy, gw, gbias); },
+      "conv2d, gradient of the weight", conv_choices_, use,
+      [&](ConvAlgorithm algorithm) {
+        if (algorithm == ConvAlgorithm::winograd)
+          winograd_backward_weights(d, x, gy, gw, gbias);
+        else
+          narrow_backward_weights(d, x, gy, gw, gbias);
+      },
       [&](const Plan<BackwardWeightsConv>& plan) {
         Operand<X> in(ours.x, plan.desc.src_desc(), x);
         Operand<Y> gradient(ours.y, plan.desc.diff_dst_desc(), gy);

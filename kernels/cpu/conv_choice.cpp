@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/conv_narrow.h"
 #include "kernels/cpu/conv_primitives.h"
+#include "kernels/cpu/winograd.h"
 
 namespace minidl::cpu {
 namespace {
@@ -24,23 +25,24 @@ bool is_bf16(ConvAlgorithm algorithm) {
   return algorithm == ConvAlgorithm::bf16 || algorithm == ConvAlgorithm::bf16_any;
 }
 
-// Whether our own kernels serve a use.
+// Whether our kernels for RGB sides serve a use.
 bool narrow_serves(const ConvUse& use) {
   return narrow_output(use.dims) || (use.pass == ConvPass::backward_data && narrow_input(use.dims));
 }
 
-// How good oneDNN's implementation of an algorithm is; nullopt if this processor, or the precision, has none.
+// How good the implementation of an algorithm is; nullopt if this processor, or the precision, has none.
 std::optional<int> available_speed(const ConvUse& use, ConvAlgorithm algorithm) {
-  if (algorithm == ConvAlgorithm::narrow) return narrow_serves(use) ? std::optional(kVectorised) : std::nullopt;
+  if (is_own(algorithm)) {
+    const bool serves = algorithm == ConvAlgorithm::narrow ? narrow_serves(use) : winograd_serves(use.dims);
+    return serves ? std::optional(kVectorised) : std::nullopt;
+  }
   if (is_bf16(algorithm) && use.precision != Precision::bf16) return std::nullopt;
   return implementation_speed(use, algorithm);
 }
 
-// Winograd F(4x4, 3x3): a quarter of the multiplications, at a direct convolution's accuracy. With fewer channels or
-// pixels than this its transforms cost what it saves (docs/benchmarks.md).
+// With fewer channels or pixels than this Winograd's transforms cost what it saves (docs/benchmarks.md).
 bool winograd_wins(const ConvDims& d) {
-  return d.kernel == 3 && d.stride == 1 && d.in.block == 16 && d.out.block == 16 && std::min(d.in.c, d.out.c) >= 32 &&
-         d.out.pixels() >= 256;
+  return winograd_serves(d) && std::min(d.in.c, d.out.c) >= 32 && d.out.pixels() >= 256;
 }
 
 // The weight gradient of many channels on a few pixels is a matrix product whose result, as large as the weight, comes
@@ -57,6 +59,10 @@ bool bf16_wins(const ConvDims& d) { return d.kernel > 1 || d.out.pixels() >= 32;
 
 }  // namespace
 
+bool is_own(ConvAlgorithm algorithm) {
+  return algorithm == ConvAlgorithm::winograd || algorithm == ConvAlgorithm::narrow;
+}
+
 const char* name_of(ConvAlgorithm algorithm) {
   for (const auto& entry : kAlgorithms)
     if (entry.algorithm == algorithm) return entry.name;
@@ -72,7 +78,7 @@ std::optional<ConvAlgorithm> algorithm_named(std::string_view name) {
 ConvAlgorithm ruled_algorithm(const ConvUse& use) {
   using enum ConvAlgorithm;
   if (narrow_serves(use)) return narrow;
-  if (winograd_wins(use.dims) && available_speed(use, winograd)) return winograd;
+  if (winograd_wins(use.dims)) return winograd;
   if (bf16_wins(use.dims))
     for (const ConvAlgorithm rounding : {bf16, bf16_any})
       if (available_speed(use, rounding) == kVectorised) return rounding;

@@ -17,11 +17,14 @@ enum class ConvAlgorithm {
   direct,         // oneDNN's, on images in our layout
   direct_any,     // in the layout that oneDNN prefers; images are reordered
   direct_planar,  // in planar layout; images are reordered
-  winograd,       // oneDNN's, on images in our layout
+  winograd,       // winograd.h
   narrow,         // conv_narrow.h
   bf16,           // oneDNN's direct one with both operands rounded to bfloat16, results in our layout
   bf16_any,       // in the layout that oneDNN prefers; results are reordered
 };
+
+// Whether our kernels compute it, rather than a primitive of oneDNN.
+bool is_own(ConvAlgorithm algorithm);
 
 // The name of an algorithm in a ConvChoice, and back.
 const char* name_of(ConvAlgorithm algorithm);

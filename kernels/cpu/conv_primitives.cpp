@@ -20,13 +20,11 @@ Desc planar(const Desc& desc) { return plain_desc(desc.dims(), Tag::nchw); }
 // The operands as an algorithm takes them. oneDNN always chooses the format of the weights.
 struct Formats {
   Desc x, w, y;
-  dnnl::algorithm algorithm = dnnl::algorithm::convolution_direct;
 };
 
 Formats formats_of(ConvPass pass, const ConvDescs& ours, ConvAlgorithm algorithm) {
   using enum ConvAlgorithm;
   Formats f{ours.x, ours.w, ours.y};
-  if (algorithm == winograd) f.algorithm = dnnl::algorithm::convolution_winograd;
   if (algorithm == direct_planar) f.x = planar(f.x), f.y = planar(f.y);
   if (algorithm == bf16 || algorithm == bf16_any) {
     if (pass != ConvPass::backward_data) f.x = bf16_twin(f.x);
@@ -51,8 +49,8 @@ auto if_implemented(Make make) -> std::optional<decltype(make())> {
 
 ForwardConv::PrimitiveDesc forward_desc(const ConvDescs& ours, const Formats& f,
                                         dnnl::prop_kind kind = dnnl::prop_kind::forward_training) {
-  const dnnl::convolution_forward::desc desc(kind, f.algorithm, f.x, f.w, ours.bias, f.y, ours.strides,
-                                             ours.padding_before, ours.padding_after);
+  const dnnl::convolution_forward::desc desc(kind, dnnl::algorithm::convolution_direct, f.x, f.w, ours.bias, f.y,
+                                             ours.strides, ours.padding_before, ours.padding_after);
   return {desc, engine()};
 }
 
@@ -103,8 +101,8 @@ std::optional<BackwardDataConv::PrimitiveDesc> primitive_desc<BackwardDataConv>(
   const ConvDescs ours(use.dims, false);
   const Formats f = formats_of(use.pass, ours, algorithm);
   return if_implemented([&] {
-    const dnnl::convolution_backward_data::desc desc(f.algorithm, f.x, f.w, f.y, ours.strides, ours.padding_before,
-                                                     ours.padding_after);
+    const dnnl::convolution_backward_data::desc desc(dnnl::algorithm::convolution_direct, f.x, f.w, f.y, ours.strides,
+                                                     ours.padding_before, ours.padding_after);
     return BackwardDataConv::PrimitiveDesc(desc, engine(), hint(ours));
   });
 }
@@ -115,8 +113,8 @@ std::optional<BackwardWeightsConv::PrimitiveDesc> primitive_desc<BackwardWeights
   const ConvDescs ours(use.dims, use.bias);
   const Formats f = formats_of(use.pass, ours, algorithm);
   return if_implemented([&] {
-    const dnnl::convolution_backward_weights::desc desc(f.algorithm, f.x, f.w, ours.bias, f.y, ours.strides,
-                                                        ours.padding_before, ours.padding_after);
+    const dnnl::convolution_backward_weights::desc desc(dnnl::algorithm::convolution_direct, f.x, f.w, ours.bias, f.y,
+                                                        ours.strides, ours.padding_before, ours.padding_after);
     return BackwardWeightsConv::PrimitiveDesc(desc, engine(), hint(ours));
   });
 }

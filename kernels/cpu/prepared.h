@@ -1,29 +1,34 @@
-// Weights that stay in the format of a oneDNN primitive.
+// Weights that stay in the format of a kernel.
 #pragma once
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/onednn.h"
-#include "kernels/cpu/winograd.h"
 #include "kernels/prepared_weights.h"
 
 namespace minidl::cpu {
 
-// A weight in a primitive's format, in memory of its own.
+struct DeallocateFloats {
+  void operator()(float* data) const { cpu_backend().deallocate(data); }
+};
+using OwnedFloats = std::unique_ptr<float, DeallocateFloats>;
+
+inline OwnedFloats allocate_floats(std::int64_t count) {
+  return OwnedFloats(static_cast<float*>(cpu_backend().allocate(static_cast<std::size_t>(count) * sizeof(float))));
+}
+
+// A weight in the format of a oneDNN primitive, in memory of its own.
 class ReorderedWeight final : public PreparedWeights::Form {
  public:
   ReorderedWeight(const Desc& ours, const Desc& wanted, const float* w)
-      : data_(static_cast<float*>(cpu_backend().allocate(wanted.get_size()))), memory_(memory_of(wanted, data_.get())) {
-    if (transform_winograd_weights(wanted, w, data_.get())) return;
+      : data_(allocate_floats(static_cast<std::int64_t>((wanted.get_size() + sizeof(float) - 1) / sizeof(float)))),
+        memory_(memory_of(wanted, data_.get())) {
     dnnl::memory from = memory_of(ours, w);
     reorder(from, memory_);
   }
   const dnnl::memory& memory() const { return memory_; }
 
  private:
-  struct Release {
-    void operator()(float* data) const { cpu_backend().deallocate(data); }
-  };
-  std::unique_ptr<float, Release> data_;
+  OwnedFloats data_;
   dnnl::memory memory_;
 };
 

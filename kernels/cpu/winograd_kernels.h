@@ -1,0 +1,82 @@
+// The inner loops of Winograd's algorithm (winograd.h), once per instruction set. Each function works on one thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace minidl::cpu {
+
+// F(4x4, 3x3): an input window of 6x6 becomes 36 points, and so do a kernel of 3x3 and an output window of 4x4.
+inline constexpr int kWinogradInput = 6, kWinogradOutput = 4, kWinogradPoints = 36;
+
+// A square window into one sample of a blocked image, for every block of channels at once.
+template <class Float>
+struct WinogradWindow {
+  struct Row {
+    Float* at = nullptr;     // column `left` of the window in the first block of channels; null: outside of the image
+    std::int64_t plane = 0;  // floats from a block of channels to the next
+    bool add = false;        // scatter_input adds to the whole row
+  };
+  Row rows[kWinogradInput];
+  int left = 0, right = 0;   // columns [left, right) of the window lie inside of the image
+  bool add_overlap = false;  // scatter_input adds to the columns that the window shares with the one to its left
+};
+
+// Where points lie: those of block b of channels at data + point * step + b * block, a vector for each tile.
+struct WinogradPoints {
+  float* data;
+  std::int64_t step, block;
+};
+
+// Matrices of one point: `rows` tiles by channels in blocks of a vector, as WinogradPoints has them.
+struct WinogradProduct {
+  std::int64_t tiles;         // rows of left and result
+  const float* left;          // tiles x depth in blocks; element (t, c) at c / L * left_block + t * L + c % L
+  std::int64_t left_block;    //
+  const float* right;         // depth x vectors * L, row-major
+  std::int64_t depth_blocks;  // depth / L
+  std::int64_t vectors;       // 1 or 2
+  float* result;              // tiles x vectors * L in blocks, result_block apart
+  std::int64_t result_block;  //
+};
+
+// The sum over tiles of left(t, c) right(t, k), for the channels c of one block and every k.
+struct WinogradCorrelation {
+  std::int64_t tiles;
+  const float* left;         // tiles x L, row-major
+  const float* right;        // tiles x L for each block of k, right_block apart
+  std::int64_t right_block;  //
+  std::int64_t right_blocks;
+  float* result;  // L x right_blocks * L, row-major
+  bool add;       // to what the result holds
+};
+
+struct WinogradKernels {
+  std::int64_t lanes;          // L, channels of a vector: the block of the images
+  std::int64_t product_tiles;  // that are multiplied at a time
+
+  // Transforms of tiles, given by their windows, with `blocks` blocks of channels. The points of tile t lie t * L
+  // floats after those of the first. What lies outside of the image counts as zero and is not written.
+  void (*gather_input)(std::span<const WinogradWindow<const float>> windows, std::int64_t blocks, WinogradPoints to);
+  void (*gather_output)(std::span<const WinogradWindow<const float>> windows, std::int64_t blocks, WinogradPoints to);
+  void (*scatter_output)(WinogradPoints from, std::int64_t blocks, const float* bias,
+                         std::span<const WinogradWindow<float>> windows);
+  void (*scatter_input)(WinogradPoints from, std::int64_t blocks, std::span<const WinogradWindow<float>> windows);
+
+  // Transforms of the kernels between the lanes of one vector, `lane` floats apart in the plain weight, and `count`
+  // other channels, `channel` floats apart. Points are `step` floats apart, other channels `row` floats.
+  void (*weights_to_points)(const float* w, std::int64_t lane, std::int64_t channel, std::int64_t count, float* to,
+                            std::int64_t step, std::int64_t row);
+  void (*points_to_weights)(const float* from, std::int64_t step, std::int64_t row, float* w, std::int64_t lane,
+                            std::int64_t channel, std::int64_t count);
+
+  void (*multiply)(const WinogradProduct& product);
+  void (*correlate)(const WinogradCorrelation& correlation);
+};
+
+extern const WinogradKernels kWinogradAvx2;
+#if defined(__x86_64__)
+extern const WinogradKernels kWinogradAvx512;
+#endif
+
+}  // namespace minidl::cpu
