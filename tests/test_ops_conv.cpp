@@ -79,7 +79,7 @@ TEST_CASE("conv2d equals its definition in every layout", "[conv]") {
     for (const ConvCase& c : cases) check_conv(c, device);
 }
 
-// Large enough for Winograd's algorithm where the processor has it; sizes that are not whole tiles of 4x4.
+// Large enough for Winograd's algorithm; sizes that are not whole tiles of 4x4.
 TEST_CASE("conv2d with a 3x3 kernel of many channels and pixels", "[conv]") {
   const ConvCase cases[] = {
       {{1, 32, 19, 23}, 32, 3, {}, false},

@@ -3,7 +3,9 @@
 
 #include "core/adam.h"
 #include "core/ops.h"
+#include "kernels/cpu/conv_choice.h"
 #include "models/checkpoint.h"
+#include "tests/bf16.h"
 #include "tests/golden.h"
 #include "tests/program.h"
 #include "tests/test_util.h"
@@ -31,7 +33,7 @@ struct Geometry {
   bool bias;
 };
 
-// Winograd's algorithm where the processor has it, direct ones, RGB on either side, strides, planar memory.
+// Winograd's algorithm, direct ones, RGB on either side, strides, planar memory.
 constexpr Geometry kGeometries[] = {
     {{1, 32, 19, 23}, 32, 3, {}, false},     {{2, 64, 18, 18}, 32, 3, {}, true},
     {{1, 32, 16, 18}, 48, 3, {1, 1}, false}, {{1, 16, 33, 31}, 32, 3, {2, 0}, false},
@@ -156,22 +158,28 @@ TEST_CASE("two threads translate with one generator", "[prepared]") {
   }
 }
 
-// bench_ugatit leaves weights, images and its translation in a folder. With its instructions limited to AVX2, every
-// convolution is a direct one.
 TEST_CASE("a translation equals one by direct convolutions", "[prepared]") {
-  test::TemporaryFolder folder;
-  const std::vector<std::string> arguments =
-      test::words("--mode inference --light --ch 32 --img_size 128 --batch_size 2 --folder " + folder.path().string());
-  const auto outcome = test::run("bench_ugatit", arguments, {.environment = {{"ONEDNN_MAX_CPU_ISA", "AVX2"}}});
-  INFO(outcome);
-  REQUIRE(outcome.exit_code == 0);
-  const SafetensorsFile tensors(folder.path() / "images.safetensors");
-  const auto images = tensors.floats("real_A"), direct = tensors.floats("fake_B");
-  auto generator = load_generator(SafetensorsFile(folder.path() / "generator.safetensors"), "A2B");
-  REQUIRE(generator);
-  const Tensor x = Tensor::from_host(Shape(images.shape), images.values);
-  CHECK(relative_error(translated(*generator, x), direct.values) <= 5e-5);
-  const Generator::Output recorded = (*generator)(x);
-  REQUIRE(recorded.image.requires_grad());
-  CHECK(relative_error(recorded.image.to_host(), direct.values) <= 5e-5);
+  const DefaultModes modes;
+  Backend& backend = backend_of(DeviceType::cpu);
+  Random random(1);
+  Generator generator(random, {.channels = 32, .residual_blocks = 4, .image_size = 128, .light = true});
+  const Tensor images = random_tensor({2, 3, 128, 128}, DeviceType::cpu, 1, 0, 0.5f);
+  const std::vector<float> ruled = translated(generator, images);
+  const std::vector<float> recorded = generator(images).image.to_host();
+
+  backend.set_benchmark(true);
+  translated(generator, images);
+  std::vector<ConvChoice> choices = backend.conv_choices();
+  int winograd = 0;
+  for (ConvChoice& choice : choices)
+    if (cpu::ruled_algorithm(choice.use) == cpu::ConvAlgorithm::winograd) {
+      choice.algorithm = "direct";
+      ++winograd;
+    }
+  CHECK(winograd > 0);
+  backend.set_conv_choices(choices);
+  const std::vector<float> direct = translated(generator, images);
+  CHECK_FALSE(same_bits(ruled, direct));
+  CHECK(relative_error(ruled, direct) <= 5e-5);
+  CHECK(relative_error(recorded, direct) <= 5e-5);
 }

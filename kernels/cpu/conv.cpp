@@ -1,7 +1,7 @@
-// Convolution, mostly by oneDNN. A primitive is made once per use and algorithm and kept. Images stay in our layout
-// wherever oneDNN has a vectorised kernel for it; where it has not (a planar side that meets a blocked one, as for
-// RGB), images are reordered. Weights are plain for their owners and reordered for the primitive. conv_choice.h says
-// which algorithm computes what.
+// Convolution, by oneDNN or our own kernels. A primitive is made once per use and algorithm and kept. Images stay in
+// our layout wherever oneDNN has a vectorised kernel for it; where it has not (a planar side that meets a blocked one,
+// as for RGB), images are reordered. Weights are plain for their owners and reordered for the primitive. conv_choice.h
+// says which algorithm computes what.
 #include <algorithm>
 #include <chrono>
 #include <map>

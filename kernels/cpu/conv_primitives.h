@@ -20,7 +20,7 @@ struct ForwardConv {
   using PrimitiveDesc = dnnl::convolution_forward::primitive_desc;
   using Primitive = dnnl::convolution_forward;
 };
-// Forward for weights that stay: Winograd's algorithm takes them as they were transformed before.
+// Forward for weights that stay.
 struct InferenceConv : ForwardConv {};
 struct BackwardDataConv {
   using PrimitiveDesc = dnnl::convolution_backward_data::primitive_desc;

@@ -60,7 +60,7 @@ void map_floats(std::int64_t size, float* y, F f) {
   });
 }
 
-// Uninitialised memory that only grows, aligned to a cache line, as oneDNN's Winograd kernels demand of every operand.
+// Uninitialised memory that only grows, aligned to a cache line.
 template <class T>
 class GrowingBuffer {
  public:

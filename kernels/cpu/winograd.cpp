@@ -20,7 +20,7 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b;
 
 // Floats from one point to the next, when each has `floats`: whole cache lines, and an odd number of them, since lines
 // that are a power of two apart evict each other.
-std::int64_t point_step(std::int64_t floats) { return (floats / 16 | 1) * 16 + (floats % 16 ? 16 : 0); }
+std::int64_t point_step(std::int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
 
 const WinogradKernels* kernels_of(std::int64_t block) {
 #if defined(__x86_64__)
@@ -304,7 +304,6 @@ void winograd_backward_weights(const ConvDims& d, const float* x, const float* g
   for (std::int64_t p = 0; p < pieces; ++p) {
     const Part piece(tiles.count(), p, pieces);
     const std::int64_t count = piece.size(), block = count * lanes, groups = divide_up(count, 16);
-    // f(first tile, number of tiles) for groups of tiles.
     parallel_for(groups, 16 * kPoints * d.out.c, [&](std::int64_t g) {
       const Part group(count, g, groups);
       const Windows<const float> windows(piece.begin + group.begin, group.size(),
