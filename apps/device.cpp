@@ -7,9 +7,14 @@
 namespace minidl {
 
 DeviceType choose_device(const std::string& name) {
-  const DeviceType device = name == "cuda" ? DeviceType::cuda : DeviceType::cpu;
-  backend_of(device);  // throws where there is none
-  return device;
+  if (name == "cpu") return DeviceType::cpu;
+  try {
+    backend_of(DeviceType::cuda);  // throws where there is none
+    return DeviceType::cuda;
+  } catch (const Error&) {
+    if (name == "cuda") throw;
+    return DeviceType::cpu;
+  }
 }
 
 int use_threads(std::int64_t threads) {
@@ -18,8 +23,10 @@ int use_threads(std::int64_t threads) {
 }
 
 void use_precision(DeviceType device, const std::string& name) {
-  check(name == "fp32" || name == "bf16", "--precision must be fp32 or bf16, not '", name, "'");
-  backend_of(device).set_precision(name == "bf16" ? Precision::bf16 : Precision::fp32);
+  check(name == "fp32" || name == "tf32" || name == "bf16", "--precision must be fp32, tf32 or bf16, not '", name, "'");
+  backend_of(device).set_precision(name == "bf16"   ? Precision::bf16
+                                   : name == "tf32" ? Precision::tf32
+                                                    : Precision::fp32);
 }
 
 }  // namespace minidl

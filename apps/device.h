@@ -8,11 +8,11 @@
 
 namespace minidl {
 
-// "auto", "cpu" or "cuda". Throws Error if the device is not to be had.
+// "auto" (a GPU if one can be used, else the CPU), "cpu" or "cuda". Throws Error if the device is not to be had.
 DeviceType choose_device(const std::string& name);
 // Computes with this many threads from now on; 0 takes every core that the process may use. Returns the number.
 int use_threads(std::int64_t threads);
-// "fp32" or "bf16". Throws Error if the device lacks it.
+// "fp32", "tf32" or "bf16". Throws Error if the device lacks it.
 void use_precision(DeviceType device, const std::string& name);
 
 }  // namespace minidl

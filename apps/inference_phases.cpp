@@ -84,6 +84,7 @@ int test(const TrainCommand& command) {
   use_threads(o.threads);
   TrainedModel trained(folder, command);
   set_up_convolutions(device, trained.options, trained.file.get());
+  move_to(*trained.model, device);
   create_folders(folder.test());
   install_interrupt_handler();
   Ugatit& model = *trained.model;

@@ -36,6 +36,9 @@ std::string text(const NormSpec& spec, const float* rho) {
   const char* kind = !rho ? "instance" : spec.per_sample_style ? "AdaILN" : "ILN";
   return concat_text(text(spec.dims), ", ", kind, spec.relu ? ", relu" : "", padding_text(spec.pad));
 }
+std::string text(const DivisionSpec& spec) {
+  return concat_text(text(spec.dims), spec.slope != 1 ? ", leaky_relu" : "", padding_text(spec.pad));
+}
 std::string text(Activation f, Int size) {
   const char* const names[] = {"relu", "leaky_relu", "tanh", "sigmoid"};
   return concat_text(size, ", ", names[static_cast<int>(f)]);
@@ -51,6 +54,7 @@ class TimedBackend final : public Backend {
 
   // Neither queries nor settings nor the pool's rare allocations are operations.
   DeviceType type() const override { return real_.type(); }
+  std::string name() const override { return real_.name(); }
   void set_precision(Precision precision) override { real_.set_precision(precision); }
   Precision precision() const override { return real_.precision(); }
   void set_benchmark(bool on) override { real_.set_benchmark(on); }
@@ -59,12 +63,18 @@ class TimedBackend final : public Backend {
   Int channel_block(Int channels) const override { return real_.channel_block(channels); }
   void* allocate(std::size_t size) override { return real_.allocate(size); }
   void deallocate(void* memory) override { real_.deallocate(memory); }
+  void synchronize() override { real_.synchronize(); }
+  bool can_record() const override { return real_.can_record(); }
+  void begin_recording() override { real_.begin_recording(); }
+  std::unique_ptr<Recording> end_recording() override { return real_.end_recording(); }
 
   void upload(void* device, const void* host, std::size_t n) override {
     timed("upload", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.upload(device, host, n); });
   }
-  void download(void* host, const void* device, std::size_t n) override {
-    timed("download", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.download(host, device, n); });
+  void download(std::span<const Download> pieces) override {
+    std::size_t n = 0;
+    for (const Download& piece : pieces) n += piece.bytes;
+    timed("download", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.download(pieces); });
   }
   void copy(void* to, const void* from, std::size_t n) override {
     timed("copy", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.copy(to, from, n); });
@@ -115,9 +125,10 @@ class TimedBackend final : public Backend {
           floats(d.size() + resized(d, d.h * scale + 2 * pad, d.w * scale + 2 * pad)),
           [&] { real_.upsample_nearest_forward(d, scale, pad, x, y); });
   }
-  void upsample_nearest_backward(const ImageDims& d, Int scale, const float* gy, float* gx) override {
-    timed("upsample_nearest_backward", concat_text(text(d), " by ", scale), 0, floats(d.size() * (1 + scale * scale)),
-          [&] { real_.upsample_nearest_backward(d, scale, gy, gx); });
+  void upsample_nearest_backward(const ImageDims& d, Int scale, Int pad, const float* gy, float* gx) override {
+    timed("upsample_nearest_backward", concat_text(text(d), " by ", scale, padding_text(pad)), 0,
+          floats(d.size() + resized(d, d.h * scale + 2 * pad, d.w * scale + 2 * pad)),
+          [&] { real_.upsample_nearest_backward(d, scale, pad, gy, gx); });
   }
 
   void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
@@ -131,7 +142,7 @@ class TimedBackend final : public Backend {
                      const float* stats, const float* gy, float* gx, float* grho, float* ggamma,
                      float* gbeta) override {
     const Int size = spec.dims.size();
-    timed("norm_backward", text(spec, rho), 0, floats(2 * size + if_any(gx, size)),
+    timed("norm_backward", text(spec, rho), 0, floats(size + padded(spec.dims, spec.pad) + if_any(gx, size)),
           [&] { real_.norm_backward(spec, x, rho, gamma, beta, stats, gy, gx, grho, ggamma, gbeta); });
   }
 
@@ -221,24 +232,25 @@ class TimedBackend final : public Backend {
     timed("bce_backward", text(size), 0, floats(2 * size), [&] { real_.bce_backward(size, logits, target, gy, gx); });
   }
 
-  void spectral_norm_forward(Int rows, Int cols, bool iterate, const float* w, float* u, float* v, float* sigma,
-                             float* wn) override {
-    timed("spectral_norm_forward", concat_text(rows, "x", cols, iterate ? "" : ", fixed"), 0, floats(2 * rows * cols),
-          [&] { real_.spectral_norm_forward(rows, cols, iterate, w, u, v, sigma, wn); });
+  void spectral_norm_forward(bool iterate, std::span<const SpectralMatrix> matrices) override {
+    Int size = 0;
+    for (const SpectralMatrix& m : matrices) size += m.rows * m.cols;
+    timed("spectral_norm_forward", concat_text(matrices.size(), " of ", size, " in all", iterate ? "" : ", fixed"), 0,
+          floats((iterate ? 2 : 1) * size), [&] { real_.spectral_norm_forward(iterate, matrices); });
   }
   void add_outer_products(Int rows, Int cols, std::span<const OuterProduct> products, float* gw) override {
     timed("add_outer_products", concat_text(products.size(), " of ", rows, "x", cols), 0, floats(2 * rows * cols),
           [&] { real_.add_outer_products(rows, cols, products, gw); });
   }
-  void divide_samples_forward(const ImageDims& d, std::span<const Int> groups, const float* divisor, const float* bias,
+  void divide_samples_forward(const DivisionSpec& spec, const float* divisor, const float* bias, const float* x,
                               float* y) override {
-    timed("divide_samples_forward", text(d), 0, floats(2 * d.size()),
-          [&] { real_.divide_samples_forward(d, groups, divisor, bias, y); });
+    timed("divide_samples_forward", text(spec), 0, floats(spec.dims.size() + padded(spec.dims, spec.pad)),
+          [&] { real_.divide_samples_forward(spec, divisor, bias, x, y); });
   }
-  void divide_samples_backward(const ImageDims& d, std::span<const Int> groups, const float* divisor, const float* bias,
-                               const float* y, const float* gy, float* gx, float* gdivisor, float* gbias) override {
-    timed("divide_samples_backward", text(d), 0, floats(3 * d.size()),
-          [&] { real_.divide_samples_backward(d, groups, divisor, bias, y, gy, gx, gdivisor, gbias); });
+  void divide_samples_backward(const DivisionSpec& spec, const float* divisor, const float* bias, const float* y,
+                               const float* gy, float* gx, float* gdivisor, float* gbias) override {
+    timed("divide_samples_backward", text(spec), 0, floats(spec.dims.size() + 2 * padded(spec.dims, spec.pad)),
+          [&] { real_.divide_samples_backward(spec, divisor, bias, y, gy, gx, gdivisor, gbias); });
   }
   void spectral_norm_backward(Int rows, Int cols, const float* w, const float* u, const float* v, const float* sigma,
                               const float* gwn, float* gw) override {
@@ -246,12 +258,12 @@ class TimedBackend final : public Backend {
           [&] { real_.spectral_norm_backward(rows, cols, w, u, v, sigma, gwn, gw); });
   }
 
-  void adam(const AdamStep& step, std::span<const AdamTensor> tensors) override {
+  void adam(const AdamSettings& settings, const AdamRates* rates, std::span<const AdamTensor> tensors) override {
     Int size = 0;
     for (const AdamTensor& tensor : tensors) size += tensor.size;
     // Reads the gradient; reads and writes the value and both moments.
     timed("adam", concat_text(size, " in ", tensors.size(), " tensors"), 0, floats(7 * size),
-          [&] { real_.adam(step, tensors); });
+          [&] { real_.adam(settings, rates, tensors); });
   }
 
  private:

@@ -54,7 +54,9 @@ void for_each_flag(Options& o, F f) {
   f("benchmark_flag", Kind::run, o.benchmark_flag,
     "measure which algorithm is fastest for each convolution, instead of a fixed rule", Range{});
   f("precision", Kind::run, o.precision,
-    "fp32, or bf16 to round the operands of convolutions to bfloat16 where that is faster", Words{"fp32", "bf16"});
+    "fp32, or tf32 (GPU) or bf16 to round the operands of convolutions to that format where it is faster",
+    Words{"fp32", "tf32", "bf16"});
+  f("cuda_graph", Kind::run, o.cuda_graph, "let the GPU record an iteration and repeat it by itself", Range{});
 }
 
 std::string checkpoint_text(const nlohmann::json& value) {

@@ -44,6 +44,7 @@ struct TrainOptions {
   std::int64_t threads = 0;
   bool benchmark_flag = false;
   std::string precision = "fp32";
+  bool cuda_graph = false;
 
   UgatitOptions model() const;
   UgatitTrainingOptions training() const;

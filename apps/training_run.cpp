@@ -59,7 +59,10 @@ class TrainingRun {
         threads_(use_threads(command.options.threads)) {
     for (const ImageFolder* images : {&images_.train_a, &images_.train_b, &images_.test_a, &images_.test_b})
       report_unread(*images);
-    use_precision(device_, command.options.precision);  // before anything is deleted
+    // Before anything is deleted.
+    use_precision(device_, command.options.precision);
+    check(!command.options.cuda_graph || backend_of(device_).can_record(),
+          "--cuda_graph needs a GPU; this run is on the ", backend_of(device_).name());
     std::unique_ptr<SafetensorsFile> start;
     if (command.options.resume) {
       start = folder_.newest_checkpoint(warn);
@@ -71,7 +74,7 @@ class TrainingRun {
             "; continue it with --resume true, or delete it with --overwrite true");
     }
     start ? resume(command, *start) : begin(command);
-    std::cout << run_summary(options_, *model_, folder_, threads_) << std::flush;
+    std::cout << run_summary(options_, *model_, folder_, device_, threads_) << std::flush;
   }
 
   int run() {
@@ -153,7 +156,9 @@ class TrainingRun {
 
   void build(Random& random) {
     model_ = std::make_unique<Ugatit>(random, options_.model());
+    move_to(*model_, device_);
     trainer_ = std::make_unique<UgatitTrainer>(*model_, options_.training());
+    if (options_.cuda_graph) trainer_->record_iterations();
   }
 
   // A broken image stops the run; what was learnt until then is kept.

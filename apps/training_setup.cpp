@@ -82,7 +82,7 @@ std::string bytes_text(double bytes) {
   return out.str();
 }
 
-std::string run_summary(const TrainOptions& o, Ugatit& model, const RunFolder& folder, int threads) {
+std::string run_summary(const TrainOptions& o, Ugatit& model, const RunFolder& folder, DeviceType device, int threads) {
   std::ostringstream out;
   const auto millions = [](std::int64_t count) {
     std::ostringstream text;
@@ -106,9 +106,12 @@ std::string run_summary(const TrainOptions& o, Ugatit& model, const RunFolder& f
   row("loss weights", "adversarial ", o.adv_weight, ", cycle ", o.cycle_weight, ", identity ", o.identity_weight,
       ", map ", o.cam_weight);
   row("seed", o.seed);
-  row("device", "CPU, ", threads, threads == 1 ? " thread" : " threads",
-      o.precision == "bf16" ? ", bfloat16 convolutions where faster" : "",
-      o.benchmark_flag ? ", fastest algorithms measured" : "");
+  row("device", backend_of(device).name(),
+      device == DeviceType::cpu ? concat_text(", ", threads, threads == 1 ? " thread" : " threads") : "",
+      o.precision == "bf16"   ? ", bfloat16 convolutions where faster"
+      : o.precision == "tf32" ? ", TF32 convolutions where faster"
+                              : "",
+      o.cuda_graph ? ", iterations recorded" : "", o.benchmark_flag ? ", fastest algorithms measured" : "");
   row("memory", "about ", bytes_text(training_memory(o, all)));
   const double file = static_cast<double>(training_checkpoint_bytes(model));
   row("checkpoints", bytes_text(file), " each, ",

@@ -27,7 +27,8 @@ void warn(const std::string& line);
 double training_memory(const TrainOptions& options, std::int64_t parameters);
 
 // The summary that a training run begins with.
-std::string run_summary(const TrainOptions& options, Ugatit& model, const RunFolder& folder, int threads);
+std::string run_summary(const TrainOptions& options, Ugatit& model, const RunFolder& folder, DeviceType device,
+                        int threads);
 
 // 1.2 GiB, 34 MiB.
 std::string bytes_text(double bytes);

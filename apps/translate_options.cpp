@@ -23,7 +23,8 @@ std::optional<TranslateOptions> parse_translate_command(int argc, const char* co
   line.flag("threads", o.threads, "threads to compute with; 0 takes every core", {0, 1024});
   line.flag("device", o.device, "where to compute", {"auto", "cpu", "cuda"});
   line.flag("precision", o.precision,
-            "fp32, or bf16 to round the operands of convolutions to bfloat16 where that is faster", {"fp32", "bf16"});
+            "fp32, or tf32 (GPU) or bf16 to round the operands of convolutions to that format where it is faster",
+            {"fp32", "tf32", "bf16"});
   line.positional(words, "INPUT... OUTPUT");
   if (!line.parse(argc, argv)) return std::nullopt;
 

@@ -70,6 +70,8 @@ struct Translator::Result {
 
 Translator::Translator(TranslationModel model, const TranslateOptions& options, DeviceType device)
     : model_(std::move(model)), options_(options), device_(device) {
+  move_to(model_.forward, device);
+  if (model_.back) move_to(*model_.back, device);
   const UgatitOptions& m = model_.options;
   if (options.size == "native") {
     check(m.light, "--size native needs a light model; this full model only takes images of ", m.image_size, " x ",

@@ -1,5 +1,7 @@
 #include "core/adam.h"
 
+#include <cmath>
+
 #include "core/check.h"
 
 namespace minidl {
@@ -7,6 +9,7 @@ namespace minidl {
 Adam::Adam(std::vector<Parameter*> parameters, AdamOptions options)
     : parameters_(std::move(parameters)), options_(options) {
   check(!parameters_.empty(), "Adam: there are no parameters to optimise");
+  rates_ = Storage(parameters_.front()->tensor().device(), sizeof(AdamRates));
   for (const Parameter* p : parameters_) {
     const Tensor& value = p->tensor();
     for (auto* moments : {&exp_avg_, &exp_avg_sq_}) {
@@ -17,6 +20,25 @@ Adam::Adam(std::vector<Parameter*> parameters, AdamOptions options)
 }
 
 void Adam::step() {
+  collect_gradients();  // before anything changes
+  advance();
+  update_collected();
+}
+
+void Adam::update() {
+  collect_gradients();
+  update_collected();
+}
+
+void Adam::advance() {
+  ++step_count_;
+  const double step = static_cast<double>(step_count_);
+  const double correction1 = 1 - std::pow(options_.beta1, step), correction2 = 1 - std::pow(options_.beta2, step);
+  const AdamRates rates{static_cast<float>(-(options_.lr / correction1)), static_cast<float>(std::sqrt(correction2))};
+  backend().upload(rates_.data(), &rates, sizeof rates);
+}
+
+void Adam::collect_gradients() {
   list_.clear();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& value = parameters_[i]->tensor();
@@ -26,11 +48,19 @@ void Adam::step() {
     list_.push_back({value.data(), grad.data(), exp_avg_[i].data(), exp_avg_sq_[i].data(), value.size(),
                      parameters_[i]->clamp01()});
   }
-  ++step_count_;
-  const AdamStep step{options_.lr, options_.beta1, options_.beta2, options_.eps, options_.weight_decay, step_count_};
-  backend_of(parameters_.front()->tensor().device()).adam(step, list_);
+}
+
+void Adam::update_collected() {
+  backend().adam({options_.beta1, options_.beta2, options_.eps, options_.weight_decay},
+                 static_cast<const AdamRates*>(rates_.data()), list_);
+  changed();
+}
+
+void Adam::changed() {
   for (const Parameter* p : parameters_) p->tensor().storage().changed();
 }
+
+Backend& Adam::backend() const { return backend_of(rates_.device()); }
 
 void Adam::zero_grad() {
   for (const Parameter* p : parameters_) p->tensor().zero_grad();

@@ -22,6 +22,13 @@ class Adam {
 
   // Updates every parameter, and its moments, in place from its gradient. Throws Error if one has none.
   void step();
+  // The two halves of a step, for iterations that a device has recorded and replays (Backend::begin_recording): the
+  // count, and the rates that follow from it, are the host's and move before every replay; the update is what is
+  // recorded.
+  void advance();
+  void update();
+  // To be called when a device has repeated a recorded update: what was derived from the old values is void.
+  void changed();
   void zero_grad();
 
   double lr() const { return options_.lr; }
@@ -36,10 +43,15 @@ class Adam {
   const std::vector<Tensor>& exp_avg_sq() const { return exp_avg_sq_; }
 
  private:
+  void collect_gradients();
+  void update_collected();
+  Backend& backend() const;
+
   std::vector<Parameter*> parameters_;
   AdamOptions options_;
   std::int64_t step_count_ = 0;
   std::vector<Tensor> exp_avg_, exp_avg_sq_;
+  Storage rates_;                 // one AdamRates
   std::vector<AdamTensor> list_;  // reused by every step
 };
 

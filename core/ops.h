@@ -40,7 +40,7 @@ Tensor flatten(const Tensor& x);
 struct NormOptions {
   float eps = 1e-5f;     // inside the root
   bool relu = false;     // fuse a ReLU behind the norm
-  std::int64_t pad = 0;  // reflection_pad2d of the result, residual included; fused where nothing is recorded
+  std::int64_t pad = 0;  // reflection_pad2d of the result, residual included
 };
 // Instance norm without affine part: over H, W with the biased variance (torch.nn.InstanceNorm2d). A residual, if
 // given, is added last.
@@ -93,20 +93,38 @@ Tensor mse_loss(const Tensor& x, float target);
 Tensor l1_loss(const Tensor& x, const Tensor& target);  // target gets no gradient
 Tensor bce_with_logits_loss(const Tensor& logits, float target);
 
-// --- spectral norm (torch.nn.utils.spectral_norm): the weight divided by its largest singular value
+// --- spectral norm (torch.nn.utils.spectral_norm): the weight divided by its largest singular value -----------------
 // weight / sigma, where sigma = u^T W v for the weight as a matrix W [O, rest]; u [O], v [rest]. If iterate, one power
-// iteration renews u and v first: their buffers are replaced, so that an earlier result keeps the u and v it was made
-// with.
+// iteration renews u and v first, in place; an earlier result keeps copies of those that it was made with.
 Tensor spectral_norm(const Tensor& weight, Buffer& u, Buffer& v, bool iterate);
 
 // The batch of one call, cut into consecutive calls of so many samples each; empty stands for the whole batch.
 using Calls = std::vector<std::int64_t>;
-// conv2d and linear by the weight / sigma, without forming that weight: sigma divides the result. Each of `calls` has a
-// power iteration of its own before it, as if they had come one after the other, yet the convolution is one.
-Tensor spectral_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Buffer& u, Buffer& v, bool iterate,
-                       ConvOptions options = {}, const Calls& calls = {});
-Tensor spectral_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Buffer& u, Buffer& v, bool iterate,
-                       const Calls& calls = {});
+// A weight and the singular vectors that are kept for it.
+struct SpectralWeight {
+  const Tensor& weight;
+  Buffer &u, &v;
+};
+// The sigmas of one weight, one for each call, and the singular vectors that each was computed with.
+struct Spectrum {
+  Calls calls;
+  Tensor sigma;  // [calls], or [1]
+  std::vector<Tensor> u, v;
+};
+// The spectra of several weights, all of one device, computed together. If iterate, each of `calls` has a power
+// iteration of its own before it, as if they had come one after the other.
+std::vector<Spectrum> spectra(std::span<const SpectralWeight> weights, bool iterate, const Calls& calls = {});
+
+// What follows the bias, fused.
+struct SpectralOptions {
+  float slope = 1;       // of a leaky_relu; 1 for none
+  std::int64_t pad = 0;  // reflection_pad2d
+};
+// conv2d and linear by the weight / sigma, without forming that weight: sigma divides the result. The calls of the
+// spectrum share one convolution.
+Tensor spectral_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Spectrum& spectrum,
+                       ConvOptions options = {}, SpectralOptions spectral_options = {});
+Tensor spectral_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Spectrum& spectrum);
 
 // --- images in and out
 // ------------------------------------------------------------------------------------------------------- Bytes [N, H,

@@ -70,59 +70,42 @@ Grads linear_gradients(const LinearDims& dims, const Tensor& x, const Tensor& we
   return {gx, gw, gbias};
 }
 
-// The sigmas of a batch's calls, and the singular vectors that each was computed with.
-struct Spectrum {
-  Calls calls;
-  Tensor sigma;  // [calls]
-  std::vector<Tensor> u, v;
-};
-
-Spectrum spectrum_of(const char* op, const Tensor& weight, Buffer& u, Buffer& v, bool iterate, std::int64_t batch,
-                     const Calls& calls) {
-  Spectrum s{calls.empty() ? Calls{batch} : calls, {}, {}, {}};
-  check(std::accumulate(s.calls.begin(), s.calls.end(), std::int64_t{0}) == batch &&
-            std::all_of(s.calls.begin(), s.calls.end(), [](std::int64_t count) { return count > 0; }),
-        op, ": the calls do not cut the batch of ", batch, " into non-empty parts");
-  const std::int64_t rows = weight.shape()[0], cols = weight.size() / rows;
-  check(u.tensor().shape() == Shape{rows} && v.tensor().shape() == Shape{cols}, op, ": weight ", weight.shape(),
-        " expects u [", rows, "] and v [", cols, "], got ", u.tensor().shape(), " and ", v.tensor().shape());
-  require_device(op, weight, {u.tensor(), v.tensor()});
-  s.sigma = Tensor::empty({static_cast<std::int64_t>(s.calls.size())}, weight.device());
-  for (std::size_t call = 0; call < s.calls.size(); ++call) {
-    if (iterate) {
-      u.tensor() = u.tensor().clone();
-      v.tensor() = v.tensor().clone();
-    }
-    backend(weight).spectral_norm_forward(rows, cols, iterate, weight.data(), u.tensor().data(), v.tensor().data(),
-                                          s.sigma.data() + call, nullptr);
-    s.u.push_back(u.tensor());
-    s.v.push_back(v.tensor());
-  }
-  return s;
-}
-
-// Divides y = x W by sigma and adds the bias, in place, and records it. `gradients` are those of the plain product.
+// Divides y = x W by sigma, adds the bias, applies the leaky ReLU and pads, and records it. `gradients` are those of
+// the plain product.
 //
 // With z = y / sigma + bias: dL/dsigma = -gz . (z - bias) / sigma, and sigma = u^T W v hands it on to W as the matrix
 // of rank one u v^T.
 template <class Gradients>
-Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, const Tensor& x, const Tensor& weight,
-               const Tensor& bias, const Tensor& y, Gradients gradients) {
-  backend(x).divide_samples_forward(dims, spectrum.calls, spectrum.sigma.data(), data_or_null(bias), y.data());
-  return record(op, y, {x, weight, bias},
-                [spectrum, dims, x = x.detach(), weight = weight.detach(), bias = bias.detach(), z = y.detach(),
-                 gradients](const Tensor& gz, const Needs& needs) -> Grads {
+Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, SpectralOptions options,
+               const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y, Gradients gradients) {
+  const Calls calls = spectrum.calls.empty() ? Calls{dims.n} : spectrum.calls;
+  check(std::accumulate(calls.begin(), calls.end(), std::int64_t{0}) == dims.n &&
+            std::all_of(calls.begin(), calls.end(), [](std::int64_t count) { return count > 0; }),
+        op, ": the calls do not cut the batch of ", dims.n, " into non-empty parts");
+  check(options.slope > 0, op, ": the slope of the leaky ReLU must be positive, got ", options.slope);
+  const std::int64_t pad = options.pad;
+  check(pad >= 0 && pad < dims.h && pad < dims.w, op, ": a pad of ", pad,
+        " needs a result of more than that many pixels a side, got ", dims.h, " x ", dims.w);
+  require_device(op, x, {spectrum.sigma});
+  const Tensor z = pad == 0 ? y : Tensor::empty({dims.n, dims.c, dims.h + 2 * pad, dims.w + 2 * pad}, x.device());
+  const auto spec = [dims, options](const Calls& groups) {
+    return DivisionSpec{dims, groups, options.slope, options.pad};
+  };
+  backend(x).divide_samples_forward(spec(calls), spectrum.sigma.data(), data_or_null(bias), y.data(), z.data());
+  return record(op, z, {x, weight, bias},
+                [spectrum, calls, spec, x = x.detach(), weight = weight.detach(), bias = bias.detach(),
+                 y_shape = y.shape(), z = z.detach(), gradients](const Tensor& gz, const Needs& needs) -> Grads {
                   Backend& device = backend(x);
-                  const Tensor gy = empty_like(gz), gsigma = needs[1] ? empty_like(spectrum.sigma) : Tensor(),
+                  const Tensor gy = Tensor::empty(y_shape, x.device()),
+                               gsigma = needs[1] ? empty_like(spectrum.sigma) : Tensor(),
                                gbias = needs[2] ? empty_like(bias) : Tensor();
-                  device.divide_samples_backward(dims, spectrum.calls, spectrum.sigma.data(), data_or_null(bias),
-                                                 z.data(), gz.data(), gy.data(), data_or_null(gsigma),
-                                                 data_or_null(gbias));
+                  device.divide_samples_backward(spec(calls), spectrum.sigma.data(), data_or_null(bias), z.data(),
+                                                 gz.data(), gy.data(), data_or_null(gsigma), data_or_null(gbias));
                   Grads grads = gradients(x, weight, gy, Needs({needs[0], needs[1], false}));
                   grads[2] = gbias;
                   if (needs[1]) {
                     std::vector<OuterProduct> products;
-                    for (std::size_t call = 0; call < spectrum.calls.size(); ++call)
+                    for (std::size_t call = 0; call < calls.size(); ++call)
                       products.push_back({gsigma.data() + call, spectrum.u[call].data(), spectrum.v[call].data()});
                     const std::int64_t rows = weight.shape()[0];
                     device.add_outer_products(rows, weight.size() / rows, products, grads[1].data());
@@ -155,25 +138,22 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
                 });
 }
 
-Tensor spectral_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Buffer& u, Buffer& v, bool iterate,
-                       ConvOptions options, const Calls& calls) {
+Tensor spectral_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Spectrum& spectrum,
+                       ConvOptions options, SpectralOptions spectral_options) {
   constexpr const char* kOp = "spectral_conv2d";
   const ConvDims dims = conv_dims(kOp, x, weight, bias, options);
-  const Spectrum spectrum = spectrum_of(kOp, weight, u, v, iterate, dims.out.n, calls);
   const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
   backend(x).conv_forward(dims, x.data(), weight.data(), nullptr, y.data(), nullptr);
-  return divided(kOp, spectrum, dims.out, x, weight, bias, y,
+  return divided(kOp, spectrum, dims.out, spectral_options, x, weight, bias, y,
                  [dims](const auto&... arguments) { return conv_gradients(dims, arguments...); });
 }
 
-Tensor spectral_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Buffer& u, Buffer& v, bool iterate,
-                       const Calls& calls) {
+Tensor spectral_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Spectrum& spectrum) {
   constexpr const char* kOp = "spectral_linear";
   const LinearDims dims = linear_dims(kOp, x, weight, bias);
-  const Spectrum spectrum = spectrum_of(kOp, weight, u, v, iterate, dims.rows, calls);
   const Tensor y = Tensor::empty({dims.rows, dims.out}, x.device());
   backend(x).linear_forward(dims, x.data(), weight.data(), nullptr, y.data());
-  return divided(kOp, spectrum, ImageDims{dims.rows, dims.out, 1, 1, 1}, x, weight, bias, y,
+  return divided(kOp, spectrum, ImageDims{dims.rows, dims.out, 1, 1, 1}, {}, x, weight, bias, y,
                  [dims](const auto&... arguments) { return linear_gradients(dims, arguments...); });
 }
 

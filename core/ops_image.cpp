@@ -28,12 +28,11 @@ Tensor upsample_nearest(const Tensor& x, std::int64_t scale, std::int64_t pad) {
   const std::int64_t h = in.h * scale, w = in.w * scale;
   check(pad >= 0 && pad < h && pad < w, "upsample_nearest: a pad of ", pad,
         " needs a result of more than that many pixels a side, got ", h, " x ", w);
-  if (pad > 0 && any_requires_grad({x})) return reflection_pad2d(upsample_nearest(x, scale), pad);
   const Tensor y = Tensor::empty({in.n, in.c, h + 2 * pad, w + 2 * pad}, x.device());
   backend(x).upsample_nearest_forward(in, scale, pad, x.data(), y.data());
-  return record("upsample_nearest", y, {x}, [in, scale](const Tensor& gy, const Needs&) -> Grads {
+  return record("upsample_nearest", y, {x}, [in, scale, pad](const Tensor& gy, const Needs&) -> Grads {
     const Tensor gx = Tensor::empty({in.n, in.c, in.h, in.w}, gy.device());
-    backend(gy).upsample_nearest_backward(in, scale, gy.data(), gx.data());
+    backend(gy).upsample_nearest_backward(in, scale, pad, gy.data(), gx.data());
     return {gx};
   });
 }

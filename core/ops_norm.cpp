@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/autograd.h"
 #include "core/check.h"
 #include "core/ops.h"
@@ -13,7 +15,8 @@ Tensor norm(const char* op, const Tensor& x, const Tensor& rho, const Tensor& ga
   const ImageDims d = x.image_dims();
   check(options.pad >= 0 && options.pad < d.h && options.pad < d.w, op, ": a pad of ", options.pad,
         " needs an image of more than that many pixels a side, got ", x.shape());
-  if (options.pad > 0 && any_requires_grad({x, rho, gamma, beta, residual})) {
+  // The residual's gradient would need its padding folded back, which reflection_pad2d does.
+  if (options.pad > 0 && any_requires_grad({residual})) {
     const std::int64_t pad = std::exchange(options.pad, 0);
     return reflection_pad2d(norm(op, x, rho, gamma, beta, per_sample_style, options, residual), pad);
   }
@@ -33,6 +36,46 @@ Tensor norm(const char* op, const Tensor& x, const Tensor& rho, const Tensor& ga
                                              data_or_null(ggamma), data_or_null(gbeta));
                   return {gx, grho, ggamma, gbeta, gy};
                 });
+}
+
+// The spectra of weights, and, in `normalised` unless it is null, the only weight divided by its only sigma.
+std::vector<Spectrum> spectra_into(const char* op, std::span<const SpectralWeight> weights, bool iterate,
+                                   const Calls& calls, float* normalised) {
+  const std::size_t count = std::max<std::size_t>(1, calls.size());
+  std::vector<Spectrum> result;
+  for (const auto& [weight, u, v] : weights) {
+    require_defined(op, weight);
+    check(weight.rank() >= 2 && weight.block() == 1 && weight.size() > 0, op,
+          ": expected a plain, non-empty weight [O, ...], got ", weight.shape());
+    const std::int64_t rows = weight.shape()[0], cols = weight.size() / rows;
+    check(u.tensor().shape() == Shape{rows} && v.tensor().shape() == Shape{cols}, op, ": weight ", weight.shape(),
+          " expects u [", rows, "] and v [", cols, "], got ", u.tensor().shape(), " and ", v.tensor().shape());
+    require_device(op, weights.front().weight, {weight, u.tensor(), v.tensor()});
+    result.push_back({calls, Tensor::empty({static_cast<std::int64_t>(count)}, weight.device()), {}, {}});
+  }
+  std::vector<SpectralMatrix> matrices(weights.size());
+  for (std::size_t call = 0; call < count && !weights.empty(); ++call) {
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const auto& [weight, u, v] = weights[i];
+      // A call keeps what it was computed with, whatever later ones do. Without iterations nothing changes.
+      const Tensor call_u = iterate ? empty_like(u.tensor()) : u.tensor(),
+                   call_v = iterate ? empty_like(v.tensor()) : v.tensor();
+      const std::int64_t rows = weight.shape()[0];
+      matrices[i] = {rows,
+                     weight.size() / rows,
+                     weight.data(),
+                     u.tensor().data(),
+                     v.tensor().data(),
+                     call_u.data(),
+                     call_v.data(),
+                     result[i].sigma.data() + call,
+                     normalised};
+      result[i].u.push_back(call_u);
+      result[i].v.push_back(call_v);
+    }
+    backend(weights.front().weight).spectral_norm_forward(iterate, matrices);
+  }
+  return result;
 }
 
 }  // namespace
@@ -61,28 +104,22 @@ Tensor layer_instance_norm(const Tensor& x, const Tensor& rho, const Tensor& gam
 
 Tensor spectral_norm(const Tensor& weight, Buffer& u, Buffer& v, bool iterate) {
   require_defined("spectral_norm", weight);
-  check(weight.rank() >= 2 && weight.block() == 1 && weight.size() > 0,
-        "spectral_norm: expected a plain, non-empty weight [O, ...], got ", weight.shape());
-  const std::int64_t rows = weight.shape()[0], cols = weight.size() / rows;
-  check(u.tensor().shape() == Shape{rows} && v.tensor().shape() == Shape{cols}, "spectral_norm: weight ",
-        weight.shape(), " expects u [", rows, "] and v [", cols, "], got ", u.tensor().shape(), " and ",
-        v.tensor().shape());
-  require_device("spectral_norm", weight, {u.tensor(), v.tensor()});
-  if (iterate) {
-    u.tensor() = u.tensor().clone();
-    v.tensor() = v.tensor().clone();
-  }
-  const Tensor sigma = Tensor::empty({1}, weight.device()), normalised = empty_like(weight);
-  backend(weight).spectral_norm_forward(rows, cols, iterate, weight.data(), u.tensor().data(), v.tensor().data(),
-                                        sigma.data(), normalised.data());
+  const Tensor normalised = empty_like(weight);
+  const SpectralWeight one{weight, u, v};
+  const Spectrum spectrum = spectra_into("spectral_norm", {&one, 1}, iterate, {}, normalised.data()).front();
   return record("spectral_norm", normalised, {weight},
-                [rows, cols, weight = weight.detach(), u = u.tensor(), v = v.tensor(), sigma](const Tensor& gy,
-                                                                                              const Needs&) -> Grads {
+                [weight = weight.detach(), spectrum](const Tensor& gy, const Needs&) -> Grads {
+                  const std::int64_t rows = weight.shape()[0];
                   const Tensor gw = empty_like(weight);
-                  backend(weight).spectral_norm_backward(rows, cols, weight.data(), u.data(), v.data(), sigma.data(),
-                                                         gy.data(), gw.data());
+                  backend(weight).spectral_norm_backward(rows, weight.size() / rows, weight.data(),
+                                                         spectrum.u.front().data(), spectrum.v.front().data(),
+                                                         spectrum.sigma.data(), gy.data(), gw.data());
                   return {gw};
                 });
+}
+
+std::vector<Spectrum> spectra(std::span<const SpectralWeight> weights, bool iterate, const Calls& calls) {
+  return spectra_into("spectra", weights, iterate, calls, nullptr);
 }
 
 }  // namespace minidl

@@ -19,14 +19,30 @@ std::size_t size_class(std::size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+}  // namespace
+
+// Buffers that nobody uses, by size class; guarded by the mutex of their pool.
+class FreeBuffers {
+ public:
+  explicit FreeBuffers(DeviceType device) : device(device) {}
+  ~FreeBuffers();
+
+  const DeviceType device;
+  std::map<std::size_t, std::vector<void*>> by_size;
+};
+
+namespace {
+
 class Pool {
  public:
-  explicit Pool(DeviceType device) : device_(device) {}
+  explicit Pool(DeviceType device) : device_(device), common_(std::make_shared<FreeBuffers>(device)) {}
 
-  void* take(std::size_t bytes) {
+  const std::shared_ptr<FreeBuffers>& common() const { return common_; }
+
+  void* take(FreeBuffers& from, std::size_t bytes) {
     const std::lock_guard lock(mutex_);
     void* memory = nullptr;
-    if (auto found = free_.find(bytes); found != free_.end() && !found->second.empty()) {
+    if (auto found = from.by_size.find(bytes); found != from.by_size.end() && !found->second.empty()) {
       memory = found->second.back();
       found->second.pop_back();
     } else {
@@ -37,10 +53,18 @@ class Pool {
     return memory;
   }
 
-  void give(void* memory, std::size_t bytes) {
+  void give(FreeBuffers& to, void* memory, std::size_t bytes) {
     const std::lock_guard lock(mutex_);
-    free_[bytes].push_back(memory);
+    to.by_size[bytes].push_back(memory);
     stats_.in_use -= bytes;
+  }
+
+  void give_all(const FreeBuffers& from) {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [bytes, buffers] : from.by_size) {
+      auto& all = common_->by_size[bytes];
+      all.insert(all.end(), buffers.begin(), buffers.end());
+    }
   }
 
   void trim() {
@@ -61,7 +85,11 @@ class Pool {
       memory = backend.allocate(bytes);
     } catch (const Error&) {
       release_free();  // buffers of other sizes may make room
-      memory = backend.allocate(bytes);
+      try {
+        memory = backend.allocate(bytes);
+      } catch (const Error& error) {
+        fail(error.what(), "; libminidl holds ", stats_.held >> 20, " MiB. Lower --batch_size, --img_size or --ch");
+      }
     }
     stats_.held += bytes;
     ++stats_.device_allocations;
@@ -69,7 +97,7 @@ class Pool {
   }
 
   void release_free() {
-    for (auto& [bytes, buffers] : free_) {
+    for (auto& [bytes, buffers] : common_->by_size) {
       for (void* memory : buffers) backend_of(device_).deallocate(memory);
       stats_.held -= bytes * buffers.size();
       buffers.clear();
@@ -78,7 +106,7 @@ class Pool {
 
   DeviceType device_;
   std::mutex mutex_;
-  std::map<std::size_t, std::vector<void*>> free_;  // by size class
+  std::shared_ptr<FreeBuffers> common_;
   PoolStats stats_;
 };
 
@@ -88,12 +116,31 @@ Pool& pool(DeviceType device) {
   return *pools[static_cast<int>(device)];
 }
 
+// The private memory that this thread draws from, innermost last.
+thread_local std::vector<std::shared_ptr<FreeBuffers>> scopes;
+
+std::shared_ptr<FreeBuffers> free_buffers(DeviceType device) {
+  for (auto scope = scopes.rbegin(); scope != scopes.rend(); ++scope)
+    if ((*scope)->device == device) return *scope;
+  return pool(device).common();
+}
+
 }  // namespace
 
-Storage::Buffer::Buffer(DeviceType device, std::size_t bytes)
-    : device(device), bytes(size_class(bytes)), memory(pool(device).take(this->bytes)) {}
+FreeBuffers::~FreeBuffers() { pool(device).give_all(*this); }
 
-Storage::Buffer::~Buffer() { pool(device).give(memory, bytes); }
+PrivateMemory::PrivateMemory(DeviceType device) : buffers_(std::make_shared<FreeBuffers>(device)) {}
+
+PrivateMemory::Scope::Scope(const PrivateMemory& memory) { scopes.push_back(memory.buffers_); }
+PrivateMemory::Scope::~Scope() { scopes.pop_back(); }
+
+Storage::Buffer::Buffer(DeviceType device, std::size_t bytes)
+    : device(device),
+      bytes(size_class(bytes)),
+      home(free_buffers(device)),
+      memory(pool(device).take(*home, this->bytes)) {}
+
+Storage::Buffer::~Buffer() { pool(device).give(*home, memory, bytes); }
 
 Storage::Storage(DeviceType device, std::size_t bytes) : buffer_(std::make_shared<Buffer>(device, bytes)) {}
 

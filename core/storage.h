@@ -33,6 +33,7 @@ class Storage {
   struct Buffer {
     DeviceType device;
     std::size_t bytes;
+    std::shared_ptr<class FreeBuffers> home;  // where the memory returns to
     void* memory;
     PreparedWeights prepared;
 
@@ -50,6 +51,25 @@ struct PoolStats {
   std::size_t peak_in_use = 0;
   std::size_t device_allocations = 0;  // calls that reached the device
 };
+// Memory set apart: while a scope of it lives on a thread, that thread's new buffers of the device come from it, and
+// they return to it from anywhere. Nobody else gets them, so that work which a device has recorded may go on writing to
+// them. It must outlive its scopes, and goes back to the pool with its last buffer.
+class PrivateMemory {
+ public:
+  explicit PrivateMemory(DeviceType device);
+
+  class Scope {
+   public:
+    explicit Scope(const PrivateMemory& memory);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+  };
+
+ private:
+  std::shared_ptr<class FreeBuffers> buffers_;
+};
+
 PoolStats pool_stats(DeviceType device);
 // Gives every unused buffer back to the device.
 void trim_pool(DeviceType device);

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "core/check.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace minidl {
@@ -18,8 +17,7 @@ Backend*& substitute_of(DeviceType device) {
 
 Backend& backend_of(DeviceType device) {
   if (Backend* substitute = substitute_of(device)) return *substitute;
-  check(device == DeviceType::cpu, "device cuda: this build of libminidl has no CUDA backend; use --device cpu");
-  return cpu_backend();
+  return device == DeviceType::cpu ? cpu_backend() : cuda_backend_of_this_build();
 }
 
 ReplacedBackend::ReplacedBackend(DeviceType device, Backend& substitute)

@@ -16,6 +16,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,9 +48,9 @@ struct ConvDims {
   auto operator<=>(const ConvDims&) const = default;
 };
 
-// How convolution and linear multiply. bf16: a kernel may round its two operands to bfloat16 where that is faster;
-// sums and results are float32 still.
-enum class Precision { fp32, bf16 };
+// How convolution and linear multiply. tf32, bf16: a kernel may round its two operands to that format where it is
+// faster; sums are float32 still. A convolution in bf16 may round its result as well.
+enum class Precision { fp32, tf32, bf16 };
 
 enum class ConvPass { forward, backward_data, backward_weights };
 
@@ -88,7 +89,7 @@ struct NormSpec {
   float eps = 1e-5f;
   bool relu = false;              // y = max(y, 0) at the end
   bool per_sample_style = false;  // gamma and beta are (n, c) instead of (c)
-  std::int64_t pad = 0;           // forward only: y is padded by reflection, (n, c, h + 2 pad, w + 2 pad); pad < h, w
+  std::int64_t pad = 0;           // y is padded by reflection, (n, c, h + 2 pad, w + 2 pad); pad < h, w
 
   // Floats of the statistics that forward keeps for backward.
   std::int64_t stats_size() const { return 2 * dims.n * dims.c + 2 * dims.n; }
@@ -104,9 +105,27 @@ struct AdamTensor {
   bool clamp01;  // clamp the new value into [0, 1] (rho)
 };
 
-struct AdamStep {
-  double lr, beta1, beta2, eps, weight_decay;
-  std::int64_t step;  // 1 for the first
+// What is the same for every step of an optimiser.
+struct AdamSettings {
+  double beta1, beta2, eps, weight_decay;
+};
+
+// What changes from step to step. It lives in device memory, so that a recorded step can be replayed with new values.
+struct AdamRates {
+  float step_size;                // -lr / (1 - beta1^step), step 1 being the first
+  float root_of_bias_correction;  // sqrt(1 - beta2^step)
+};
+
+// One matrix of a batched power iteration: plain w (rows, cols), u (rows), v (cols), all on the device.
+struct SpectralMatrix {
+  std::int64_t rows, cols;
+  const float* w;
+  // If iterating, kept_u and kept_v are the vectors to iterate from, and become the new ones; u and v get them too, for
+  // good. Else kept_u and kept_v are the vectors, and u and v are not touched.
+  float *kept_u, *kept_v;
+  float *u, *v;
+  float* sigma;  // one float
+  float* wn;     // (rows, cols) or null
 };
 
 // factor[0] u v^T, a matrix of rank one; all on the device.
@@ -114,11 +133,35 @@ struct OuterProduct {
   const float *factor, *u, *v;
 };
 
+// What follows a convolution by a weight that is not yet divided by sigma.
+struct DivisionSpec {
+  ImageDims dims;                        // of x
+  std::span<const std::int64_t> groups;  // (host) cuts the batch into consecutive groups of so many samples
+  float slope = 1;                       // of a leaky ReLU after the bias; 1 is none. Positive
+  std::int64_t pad = 0;                  // y is padded by reflection, (n, c, h + 2 pad, w + 2 pad); pad < h, w
+};
+
+// One piece of a download.
+struct Download {
+  void* host;
+  const void* device;
+  std::size_t bytes;
+};
+
+// Operations that the device repeats by itself, on the same memory.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay() = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
 
   virtual DeviceType type() const = 0;
+  // For users: "CPU", or the name of the GPU.
+  virtual std::string name() const = 0;
   // Block of an image buffer with this many channels on this device.
   virtual std::int64_t channel_block(std::int64_t channels) const = 0;
 
@@ -139,9 +182,24 @@ class Backend {
   // --- memory -------------------------------------------------------------------------------------------------------
   virtual void* allocate(std::size_t bytes) = 0;  // aligned to 64 bytes or more; throws Error when memory is exhausted
   virtual void deallocate(void* memory) = 0;
+  // The functions below return before the device has done what they ask for; all of it happens in the order of the
+  // calls. An upload has read `host` when it returns; downloads wait for the device.
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
-  virtual void download(void* host, const void* device, std::size_t bytes) = 0;
+  virtual void download(std::span<const Download> pieces) = 0;
+  void download(void* host, const void* device, std::size_t bytes) {
+    const Download piece{host, device, bytes};
+    download(std::span(&piece, 1));
+  }
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void synchronize() = 0;  // waits for everything asked for so far
+
+  // --- recording ----------------------------------------------------------------------------------------------------
+  // What is asked for between the two calls is recorded instead of done. Meanwhile the functions that allocate or wait
+  // throw Error, and uploads are refused: every value that changes between replays lives in device memory. Throws Error
+  // on a device that cannot record.
+  virtual bool can_record() const = 0;
+  virtual void begin_recording() = 0;
+  virtual std::unique_ptr<Recording> end_recording() = 0;
 
   // --- layout -------------------------------------------------------------------------------------------------------
   virtual void image_to_plain(const ImageDims& dims, const float* image, float* plain) = 0;
@@ -170,14 +228,16 @@ class Backend {
   // y (n, c, scale h, scale w), y[i, j] = x[i / scale, j / scale], then padded by reflection.
   virtual void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
                                         float* y) = 0;
-  virtual void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) = 0;
+  virtual void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* gy,
+                                         float* gx) = 0;
 
-  // --- normalisation
-  // -------------------------------------------------------------------------------------------------- rho (c), gamma
-  // and beta (c) or (n, c); all three null for instance norm. residual (an image, or null) is added last.
+  // --- normalisation ------------------------------------------------------------------------------------------------
+  // rho (c), gamma and beta (c) or (n, c); all three null for instance norm. residual (an image, or null) is added
+  // last, before padding.
   virtual void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma,
                             const float* beta, const float* residual, float* y, float* stats) = 0;
-  // gx, grho, ggamma, gbeta each or null. The residual's gradient is gy itself and not written here.
+  // gy is padded as y is. gx, grho, ggamma, gbeta each or null. The residual's gradient is gy itself (with its padding
+  // folded back) and not written here.
   virtual void norm_backward(const NormSpec& spec, const float* x, const float* rho, const float* gamma,
                              const float* beta, const float* stats, const float* gy, float* gx, float* grho,
                              float* ggamma, float* gbeta) = 0;
@@ -228,35 +288,35 @@ class Backend {
   virtual void bce_forward(std::int64_t size, const float* logits, float target, float* loss) = 0;
   virtual void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) = 0;
 
-  // --- spectral norm of a plain (rows, cols) matrix
-  // If iterate: v = normalize(W^T u), u = normalize(W v), both in place. Then sigma[0] = u^T W v and, unless wn is
-  // null, wn = W / sigma.
-  virtual void spectral_norm_forward(std::int64_t rows, std::int64_t cols, bool iterate, const float* w, float* u,
-                                     float* v, float* sigma, float* wn) = 0;
+  // --- spectral norm ------------------------------------------------------------------------------------------------
+  // Of every matrix: if iterate, v = normalize(W^T u), u = normalize(W v), in place and copied (SpectralMatrix). Then
+  // sigma[0] = u^T W v and, unless wn is null, wn = W / sigma.
+  virtual void spectral_norm_forward(bool iterate, std::span<const SpectralMatrix> matrices) = 0;
   // gw = gwn / sigma - (gwn . W / sigma^2) u v^T, with u and v constant.
   virtual void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u,
                                       const float* v, const float* sigma, const float* gwn, float* gw) = 0;
   // gw += sum over products of factor[0] u v^T, in place.
   virtual void add_outer_products(std::int64_t rows, std::int64_t cols, std::span<const OuterProduct> products,
                                   float* gw) = 0;
-  // y = y / divisor[k] + bias[c] in place, where k is the group of the sample: `groups` (host) cuts the batch into
-  // consecutive groups of so many samples. bias (c) or null.
-  virtual void divide_samples_forward(const ImageDims& dims, std::span<const std::int64_t> groups, const float* divisor,
-                                      const float* bias, float* y) = 0;
-  // From the result y: gx = gy / divisor[k], gdivisor[k] (or null) = -(sum of gy (y - bias)) / divisor[k],
-  // gbias (or null) = sum of gy.
-  virtual void divide_samples_backward(const ImageDims& dims, std::span<const std::int64_t> groups,
-                                       const float* divisor, const float* bias, const float* y, const float* gy,
-                                       float* gx, float* gdivisor, float* gbias) = 0;
+  // y = leaky(x / divisor[k] + bias[c]), padded, where k is the group of the sample. bias (c) or null. y may be x where
+  // there is no padding (in place).
+  virtual void divide_samples_forward(const DivisionSpec& spec, const float* divisor, const float* bias, const float* x,
+                                      float* y) = 0;
+  // From the result y, with g = gy, padding folded back, times leaky': gx = g / divisor[k], gdivisor[k] (or null) =
+  // -(sum of g x / divisor[k]) / divisor[k], gbias (or null) = sum of g.
+  virtual void divide_samples_backward(const DivisionSpec& spec, const float* divisor, const float* bias,
+                                       const float* y, const float* gy, float* gx, float* gdivisor, float* gbias) = 0;
 
-  // --- optimiser
-  // ------------------------------------------------------------------------------------------------------------ Adam
-  // with L2 weight decay added to the gradient (torch.optim.Adam), all tensors in one call. The list is host memory.
-  virtual void adam(const AdamStep& step, std::span<const AdamTensor> tensors) = 0;
+  // --- optimiser ----------------------------------------------------------------------------------------------------
+  // Adam with L2 weight decay added to the gradient (torch.optim.Adam), all tensors in one call. The list is host
+  // memory, rates one AdamRates on the device.
+  virtual void adam(const AdamSettings& settings, const AdamRates* rates, std::span<const AdamTensor> tensors) = 0;
 };
 
 // The backend of a device; throws Error when this build or machine has none.
 Backend& backend_of(DeviceType device);
+// Each of kernels/cuda and, for builds without it, no_cuda.cpp defines this. Everybody else calls backend_of.
+Backend& cuda_backend_of_this_build();
 
 // For tools and tests only: while it lives, backend_of(device) gives `substitute`, which is meant to wrap the backend
 // that it stands in for. Memory outlives the scope, so allocate and deallocate must be those of the wrapped backend.

@@ -30,8 +30,8 @@ struct Conv2d {
 
   Conv2d(Random& random, std::int64_t in_channels, std::int64_t out_channels, ConvLayerOptions layer_options);
   Tensor operator()(const Tensor& x) const { return conv2d(x, weight, bias, options); }
-  Tensor normalised(const Tensor& x, Buffer& u, Buffer& v, bool iterate, const Calls& calls) const {
-    return spectral_conv2d(x, weight, bias, u, v, iterate, options, calls);
+  Tensor normalised(const Tensor& x, const Spectrum& spectrum, SpectralOptions spectral_options = {}) const {
+    return spectral_conv2d(x, weight, bias, spectrum, options, spectral_options);
   }
   void visit(Visitor& f) { f("weight", weight), f("bias", bias); }
 };
@@ -42,8 +42,8 @@ struct Linear {
 
   Linear(Random& random, std::int64_t in_features, std::int64_t out_features, bool with_bias);
   Tensor operator()(const Tensor& x) const { return linear(x, weight, bias); }
-  Tensor normalised(const Tensor& x, Buffer& u, Buffer& v, bool iterate, const Calls& calls) const {
-    return spectral_linear(x, weight, bias, u, v, iterate, calls);
+  Tensor normalised(const Tensor& x, const Spectrum& spectrum) const {
+    return spectral_linear(x, weight, bias, spectrum);
   }
   void visit(Visitor& f) { f("weight", weight), f("bias", bias); }
 };
@@ -63,7 +63,12 @@ struct SpectralNorm {
     u = Buffer(random_direction(random, weight.shape()[0]));
     v = Buffer(random_direction(random, weight.size() / weight.shape()[0]));
   }
-  Tensor operator()(const Tensor& x, const Calls& calls = {}) { return layer.normalised(x, u, v, training, calls); }
+  Tensor operator()(const Tensor& x, const Calls& calls = {}) {
+    const SpectralWeight one = spectral_weight();
+    return layer.normalised(x, spectra({&one, 1}, training, calls).front());
+  }
+  // For networks that make the power iterations of all their layers together (see spectra in core/ops.h).
+  SpectralWeight spectral_weight() { return {layer.weight, u, v}; }
   void visit(Visitor& f) {
     f("bias", layer.bias), f("weight_orig", layer.weight), f("weight_u", u), f("weight_v", v);
     f("training", training);

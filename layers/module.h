@@ -99,6 +99,17 @@ std::vector<Parameter*> parameters_of(Module auto& module) {
   return std::move(collector.parameters);
 }
 
+// Moves every tensor of a module's state to a device. Before optimisers are made: their moments stay where they are.
+void move_to(Module auto& module, DeviceType device) {
+  for (const StateEntry& entry : state_of(module)) {
+    Tensor& tensor = *entry.tensor;
+    if (tensor.device() == device) continue;
+    const bool learns = tensor.requires_grad();
+    tensor = Tensor::plain_from_host(tensor.shape(), tensor.to_host(), device);
+    if (learns) tensor.set_requires_grad(true);
+  }
+}
+
 // Number of learnt values.
 std::int64_t parameter_count(Module auto& module) {
   std::int64_t count = 0;

@@ -12,7 +12,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr const char* kPasses[] = {"forward", "backward_data", "backward_weights"};
-constexpr const char* kPrecisions[] = {"fp32", "bf16"};
+constexpr const char* kPrecisions[] = {"fp32", "tf32", "bf16"};
 constexpr std::int64_t kMostOfAnything = 1 << 24;  // channels, pixels of a side, ...
 
 Json image_json(const ImageDims& d) { return {d.n, d.c, d.h, d.w}; }

@@ -40,15 +40,27 @@ Discriminator::Discriminator(Random& random, const DiscriminatorOptions& options
       conv_(spectral_conv(random, final_channels(options), 1, {.kernel = 4})) {}
 
 Discriminator::Output Discriminator::operator()(const Tensor& image, const Calls& calls) {
-  Tensor features = image;
-  for (auto& conv : model_) features = leaky_relu(conv(reflection_pad2d(features, 1), calls), kSlope);
+  std::vector<SpectralWeight> weights;
+  for (auto& conv : model_) weights.push_back(conv.spectral_weight());
+  weights.push_back(gap_fc_.spectral_weight());
+  weights.push_back(gmp_fc_.spectral_weight());
+  weights.push_back(conv_.spectral_weight());
+  const std::vector<Spectrum> all = spectra(weights, conv_.training, calls);
+  auto spectrum = all.begin();
+
+  Tensor features = reflection_pad2d(image, 1);
+  for (auto& conv : model_)
+    features = conv.layer.normalised(features, *spectrum++, {.slope = kSlope, .pad = &conv != &model_.back()});
   // The logits use the normalised weights, the map the raw ones, as the official code does.
   const auto [mean, max] = global_mean_max(features);
-  const Tensor cam_logit = concat(gap_fc_(mean, calls), gmp_fc_(max, calls));
+  const Tensor by_mean = gap_fc_.layer.normalised(mean, *spectrum++),
+               by_max = gmp_fc_.layer.normalised(max, *spectrum++);
+  const Tensor cam_logit = concat(by_mean, by_max);
   const Tensor attended = leaky_relu(
       conv1x1_(concat(scale_channels(features, gap_fc_.layer.weight), scale_channels(features, gmp_fc_.layer.weight))),
       kSlope);
-  return {conv_(reflection_pad2d(attended, 1), calls), cam_logit, sum_channels(attended)};
+  const Tensor logits = conv_.layer.normalised(reflection_pad2d(attended, 1), *spectrum);
+  return {logits, cam_logit, sum_channels(attended)};
 }
 
 void Discriminator::visit(Visitor& f) {

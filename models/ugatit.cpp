@@ -98,13 +98,36 @@ void UgatitTrainer::decay_learning_rate(std::int64_t step) {
 
 UgatitLosses UgatitTrainer::step(const Tensor& real_A, const Tensor& real_B) {
   decay_learning_rate(steps() + 1);
+  generator_adam_.advance();
+  discriminator_adam_.advance();
+  if (recording_ && !observer)
+    repeat(real_A, real_B);
+  else
+    compute(real_A, real_B);
+  return collect();
+}
+
+// The recorded iteration reads its images where it found them when it was recorded.
+void UgatitTrainer::repeat(const Tensor& real_A, const Tensor& real_B) {
+  if (!recorded_ || recorded_A_.shape() != real_A.shape() || recorded_B_.shape() != real_B.shape()) {
+    recorded_A_ = empty_like(real_A);
+    recorded_B_ = empty_like(real_B);
+    recorded_ = std::make_unique<RecordedWork>(real_A.device(), [this] { compute(recorded_A_, recorded_B_); });
+  }
+  for (const auto& [to, from] : {std::pair(recorded_A_, real_A), std::pair(recorded_B_, real_B)})
+    backend_of(to.device()).copy(to.data(), from.data(), static_cast<std::size_t>(to.size()) * sizeof(float));
+  recorded_->run();
+  generator_adam_.changed();
+  discriminator_adam_.changed();
+}
+
+void UgatitTrainer::compute(const Tensor& real_A, const Tensor& real_B) {
   parts_.clear();
   // The generators do not change during the discriminators' step, so both steps share these translations.
   const Generator::Output A2B = generate("fake_A2B", model_.genA2B, real_A);
   const Generator::Output B2A = generate("fake_B2A", model_.genB2A, real_B);
   discriminator_step(real_A, real_B, A2B.image.detach(), B2A.image.detach());
   generator_step(real_A, real_B, A2B, B2A);
-  return collect();
 }
 
 void UgatitTrainer::discriminator_step(const Tensor& real_A, const Tensor& real_B, const Tensor& fake_A2B,
@@ -115,7 +138,7 @@ void UgatitTrainer::discriminator_step(const Tensor& real_A, const Tensor& real_
   train_discriminator("GB", model_.disGB, real_B, fake_A2B);
   train_discriminator("LB", model_.disLB, real_B, fake_A2B);
   observe("D_backward", {});
-  discriminator_adam_.step();
+  discriminator_adam_.update();
   discriminator_adam_.zero_grad();  // their memory serves the generators' step
 }
 
@@ -177,7 +200,7 @@ void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, c
   translation("G_cam_loss_B", A2B, fake_A2B, not_source_B);
 
   observe("G_backward", {});
-  generator_adam_.step();
+  generator_adam_.update();
   generator_adam_.zero_grad();
 }
 
@@ -215,7 +238,11 @@ Tensor UgatitTrainer::part(const std::string& name, const Tensor& loss) {
 
 UgatitLosses UgatitTrainer::collect() const {
   UgatitLosses losses;
-  for (const auto& [name, value] : parts_) losses.parts.emplace_back(name, value.item());
+  std::vector<Download> downloads;  // all in one wait
+  for (const auto& [name, value] : parts_) losses.parts.emplace_back(name, 0.0f);
+  for (std::size_t i = 0; i < parts_.size(); ++i)
+    downloads.push_back({&losses.parts[i].second, parts_[i].second.data(), sizeof(float)});
+  backend_of(parts_.front().second.device()).download(downloads);
   const auto value = [&](const std::string& name) {
     const auto found = std::find_if(losses.parts.begin(), losses.parts.end(), [&](auto& p) { return p.first == name; });
     check(found != losses.parts.end(), "U-GAT-IT: no loss is called ", name);

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/adam.h"
+#include "core/recorded_work.h"
 #include "models/discriminator.h"
 #include "models/generator.h"
 
@@ -75,6 +77,10 @@ class UgatitTrainer {
   Adam& generator_adam() { return generator_adam_; }
   Adam& discriminator_adam() { return discriminator_adam_; }
 
+  // Lets the device record an iteration and repeat it (RecordedWork), which saves the host's time for each operation.
+  // The first step throws Error on a device that cannot. Not while an observer is set.
+  void record_iterations() { recording_ = true; }
+
   // If set, called with every intermediate result of an iteration under the name it has in the reference ("fake_A2B",
   // "D_real_GA_logit", ...), and with "D_backward" and "G_backward" (no tensor) once the gradients of a step are
   // complete.
@@ -82,6 +88,8 @@ class UgatitTrainer {
 
  private:
   void decay_learning_rate(std::int64_t step);
+  void repeat(const Tensor& real_A, const Tensor& real_B);
+  void compute(const Tensor& real_A, const Tensor& real_B);
   void discriminator_step(const Tensor& real_A, const Tensor& real_B, const Tensor& fake_A2B, const Tensor& fake_B2A);
   void generator_step(const Tensor& real_A, const Tensor& real_B, const Generator::Output& A2B,
                       const Generator::Output& B2A);
@@ -103,6 +111,9 @@ class UgatitTrainer {
   Adam generator_adam_, discriminator_adam_;
   std::vector<Parameter*> discriminator_parameters_;
   std::vector<std::pair<std::string, Tensor>> parts_;  // of the iteration under way
+  bool recording_ = false;
+  Tensor recorded_A_, recorded_B_;
+  std::unique_ptr<RecordedWork> recorded_;
 };
 
 }  // namespace minidl

@@ -37,9 +37,15 @@ const SpectralCase kCases[] = {
     {{2, 10}, {7, 10}, {}, true, {1, 1}},
 };
 
+Spectrum spectrum_of(Layer& l, bool iterate, const Calls& calls = {}) {
+  const SpectralWeight one{l.w, l.u, l.v};
+  return spectra({&one, 1}, iterate, calls).front();
+}
+
 Tensor fused(Layer& l, const SpectralCase& c, bool iterate) {
-  return l.w.rank() == 4 ? spectral_conv2d(l.x, l.w, l.bias, l.u, l.v, iterate, c.options, c.calls)
-                         : spectral_linear(l.x, l.w, l.bias, l.u, l.v, iterate, c.calls);
+  const Spectrum spectrum = spectrum_of(l, iterate, c.calls);
+  return l.w.rank() == 4 ? spectral_conv2d(l.x, l.w, l.bias, spectrum, c.options)
+                         : spectral_linear(l.x, l.w, l.bias, spectrum);
 }
 
 // Each call by itself with the weight that torch.nn.utils.spectral_norm would form.
@@ -91,6 +97,48 @@ TEST_CASE("a spectrally normalised layer equals the layer with a normalised weig
       }
 }
 
+TEST_CASE("spectra computed together are those of each weight alone", "[spectral]") {
+  for (const DeviceType device : test_devices())
+    for (const bool iterate : {true, false}) {
+      std::vector<Layer> together, alone;
+      for (auto* layers : {&together, &alone})
+        for (const SpectralCase& c : kCases) layers->emplace_back(c.input, c.weight, false, device);
+      std::vector<SpectralWeight> weights;
+      for (Layer& l : together) weights.push_back({l.w, l.u, l.v});
+      const std::vector<Spectrum> all = spectra(weights, iterate, {1, 1});
+      REQUIRE(all.size() == alone.size());
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        const Spectrum one = spectrum_of(alone[i], iterate, {1, 1});
+        CHECK(same_bits(all[i].sigma.to_host(), one.sigma.to_host()));
+        CHECK(same_bits(together[i].u.tensor().to_host(), alone[i].u.tensor().to_host()));
+        CHECK(same_bits(together[i].v.tensor().to_host(), alone[i].v.tensor().to_host()));
+      }
+    }
+}
+
+TEST_CASE("a leaky ReLU and padding fused into a spectrally normalised layer equal those operations", "[spectral]") {
+  for (const DeviceType device : test_devices())
+    for (const SpectralCase& c : kCases) {
+      if (c.weight.rank() != 4) continue;
+      for (const std::int64_t pad : {0, 1, 2}) {
+        Layer a(c.input, c.weight, c.bias, device), b(c.input, c.weight, c.bias, device);
+        const Tensor apart = fused(b, c, true);
+        if (pad >= apart.shape()[2] || pad >= apart.shape()[3]) continue;
+        INFO(c.input << ", weight " << c.weight << ", pad " << pad);
+        const Tensor together =
+            spectral_conv2d(a.x, a.w, a.bias, spectrum_of(a, true, c.calls), c.options, {.slope = 0.2f, .pad = pad});
+        const Tensor expected = reflection_pad2d(leaky_relu(apart, 0.2f), pad);
+        check_close(together, expected);
+        const Tensor cotangent = random_like(together, 6);
+        backward({{together, cotangent}});
+        backward({{expected, cotangent}});
+        check_close(a.x.grad(), b.x.grad());
+        check_close(a.w.grad(), b.w.grad());
+        if (c.bias) check_close(a.bias.grad(), b.bias.grad());
+      }
+    }
+}
+
 TEST_CASE("a frozen spectrally normalised layer passes the gradient on", "[spectral]") {
   for (const DeviceType device : test_devices()) {
     const SpectralCase& c = kCases[1];
@@ -109,16 +157,23 @@ TEST_CASE("spectrally normalised layers refuse what does not fit, by name", "[sp
   for (const DeviceType device : test_devices()) {
     Layer l({2, 16, 7, 7}, {16, 16, 3, 3}, true, device);
     const auto message = [&](const Calls& calls) {
-      return error_of([&] { spectral_conv2d(l.x, l.w, l.bias, l.u, l.v, true, {}, calls); });
+      return error_of([&] { spectral_conv2d(l.x, l.w, l.bias, spectrum_of(l, true, calls)); });
     };
     CHECK(message({1, 1}) == "");
     for (const Calls& calls : {Calls{1}, Calls{3}, Calls{2, 0}, Calls{3, -1}})
       CHECK_THAT(message(calls), StartsWith("spectral_conv2d: ") && Catch::Matchers::Contains("batch of 2"));
-    CHECK_THAT(error_of([&] { spectral_conv2d(l.x, l.w, l.bias, l.v, l.u, true); }), StartsWith("spectral_conv2d: "));
+    const SpectralWeight swapped{l.w, l.v, l.u};
+    CHECK_THAT(error_of([&] { spectra({&swapped, 1}, true); }), StartsWith("spectra: "));
+    const Spectrum spectrum = spectrum_of(l, true);
     CHECK_THAT(error_of([&] {
-                 spectral_conv2d(l.x, l.w, l.u.tensor().viewed_as({4, 4}), l.u, l.v, true);
+                 spectral_conv2d(l.x, l.w, l.u.tensor().viewed_as({4, 4}), spectrum);
                }),
                StartsWith("spectral_conv2d: "));
-    CHECK_THAT(error_of([&] { spectral_linear(l.x, l.w, {}, l.u, l.v, true); }), StartsWith("spectral_linear: "));
+    CHECK_THAT(error_of([&] { spectral_conv2d(l.x, l.w, l.bias, spectrum, {}, {.slope = 0}); }),
+               StartsWith("spectral_conv2d: ") && Catch::Matchers::Contains("slope"));
+    for (const std::int64_t pad : {-1, 5})  // the result has 5 x 5 pixels
+      CHECK_THAT(error_of([&] { spectral_conv2d(l.x, l.w, l.bias, spectrum, {}, {.pad = pad}); }),
+                 StartsWith("spectral_conv2d: ") && Catch::Matchers::Contains("pad"));
+    CHECK_THAT(error_of([&] { spectral_linear(l.x, l.w, {}, spectrum); }), StartsWith("spectral_linear: "));
   }
 }

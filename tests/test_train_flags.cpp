@@ -125,7 +125,7 @@ TEST_CASE("train_ugatit: a wrong command line is refused with what to do about i
   refused("--print_freq 0", "--print_freq must be between 1 and");
   refused("--threads -1", "--threads must be between 0 and");
   refused("--phase tset", "--phase must be one of train, test, deploy, not 'tset'");
-  refused("--precision fp16", "--precision must be one of fp32, bf16, not 'fp16'");
+  refused("--precision fp16", "--precision must be one of fp32, tf32, bf16, not 'fp16'");
   refused("--device gpu", "--device must be one of auto, cpu, cuda, not 'gpu'");
   refused("--ch", "--ch needs a value");
   refused("--ch --light", "--ch needs a value");

@@ -18,7 +18,19 @@
 namespace test {
 
 // The devices that this build and machine can run operations on.
-inline std::vector<minidl::DeviceType> test_devices() { return {minidl::DeviceType::cpu}; }
+inline const std::vector<minidl::DeviceType>& test_devices() {
+  static const std::vector<minidl::DeviceType> devices = [] {
+    std::vector<minidl::DeviceType> usable{minidl::DeviceType::cpu};
+    try {
+      minidl::backend_of(minidl::DeviceType::cuda);
+      usable.push_back(minidl::DeviceType::cuda);
+    } catch (const minidl::Error&) {
+      // no GPU here
+    }
+    return usable;
+  }();
+  return devices;
+}
 
 // Normally distributed values, the same for the same seed.
 inline std::vector<float> normal_values(std::int64_t count, unsigned seed, float mean = 0, float deviation = 1) {

@@ -9,10 +9,8 @@ namespace minidl {
 
 using namespace cpu;
 
-void CpuBackend::adam(const AdamStep& s, std::span<const AdamTensor> tensors) {
-  const double correction1 = 1 - std::pow(s.beta1, static_cast<double>(s.step));
-  const double correction2 = std::sqrt(1 - std::pow(s.beta2, static_cast<double>(s.step)));
-  const float step_size = static_cast<float>(-(s.lr / correction1)), root = static_cast<float>(correction2);
+void CpuBackend::adam(const AdamSettings& s, const AdamRates* rates, std::span<const AdamTensor> tensors) {
+  const float step_size = rates->step_size, root = rates->root_of_bias_correction;
   const float beta1 = static_cast<float>(s.beta1), rest1 = static_cast<float>(1 - s.beta1);
   const float beta2 = static_cast<float>(s.beta2), rest2 = static_cast<float>(1 - s.beta2);
   const float eps = static_cast<float>(s.eps), decay = static_cast<float>(s.weight_decay);

@@ -12,6 +12,7 @@ class CpuBackend final : public Backend {
   CpuBackend();  // throws Error when the processor lacks AVX2 and FMA
 
   DeviceType type() const override { return DeviceType::cpu; }
+  std::string name() const override { return "CPU"; }
   std::int64_t channel_block(std::int64_t channels) const override { return channels % lanes_ == 0 ? lanes_ : 1; }
 
   void set_precision(Precision precision) override;
@@ -23,8 +24,13 @@ class CpuBackend final : public Backend {
   void* allocate(std::size_t bytes) override;
   void deallocate(void* memory) override;
   void upload(void* device, const void* host, std::size_t bytes) override { copy(device, host, bytes); }
-  void download(void* host, const void* device, std::size_t bytes) override { copy(host, device, bytes); }
+  void download(std::span<const Download> pieces) override;
   void copy(void* to, const void* from, std::size_t bytes) override;
+  void synchronize() override {}
+
+  bool can_record() const override { return false; }
+  void begin_recording() override;
+  std::unique_ptr<Recording> end_recording() override;
 
   void image_to_plain(const ImageDims& dims, const float* image, float* plain) override;
   void plain_to_image(const ImageDims& dims, const float* plain, float* image) override;
@@ -42,7 +48,8 @@ class CpuBackend final : public Backend {
   void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) override;
   void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
                                 float* y) override;
-  void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) override;
+  void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* gy,
+                                 float* gx) override;
 
   void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
                     const float* residual, float* y, float* stats) override;
@@ -81,20 +88,18 @@ class CpuBackend final : public Backend {
   void bce_forward(std::int64_t size, const float* logits, float target, float* loss) override;
   void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) override;
 
-  void spectral_norm_forward(std::int64_t rows, std::int64_t cols, bool iterate, const float* w, float* u, float* v,
-                             float* sigma, float* wn) override;
+  void spectral_norm_forward(bool iterate, std::span<const SpectralMatrix> matrices) override;
   void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u, const float* v,
                               const float* sigma, const float* gwn, float* gw) override;
 
   void add_outer_products(std::int64_t rows, std::int64_t cols, std::span<const OuterProduct> products,
                           float* gw) override;
-  void divide_samples_forward(const ImageDims& dims, std::span<const std::int64_t> groups, const float* divisor,
-                              const float* bias, float* y) override;
-  void divide_samples_backward(const ImageDims& dims, std::span<const std::int64_t> groups, const float* divisor,
-                               const float* bias, const float* y, const float* gy, float* gx, float* gdivisor,
-                               float* gbias) override;
+  void divide_samples_forward(const DivisionSpec& spec, const float* divisor, const float* bias, const float* x,
+                              float* y) override;
+  void divide_samples_backward(const DivisionSpec& spec, const float* divisor, const float* bias, const float* y,
+                               const float* gy, float* gx, float* gdivisor, float* gbias) override;
 
-  void adam(const AdamStep& step, std::span<const AdamTensor> tensors) override;
+  void adam(const AdamSettings& settings, const AdamRates* rates, std::span<const AdamTensor> tensors) override;
 
  private:
   std::int64_t lanes_;  // floats of the widest vector that oneDNN uses here: its blocked layouts have this block

@@ -1,31 +1,12 @@
-// Reflection pad and nearest upsampling. A row of a run is `w * block` contiguous floats in every layout, so both work
-// on whole rows. The backward passes gather (each output is written once) rather than scatter.
+// Reflection pad and nearest upsampling, on whole rows. The backward passes gather (each output is written once) rather
+// than scatter.
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/loops.h"
 #include "kernels/cpu/padding.h"
 
 namespace minidl {
-namespace {
 
 using namespace cpu;
-
-// The padded positions that mirror the inner position i (0-based in the padded axis), itself included: at most three.
-struct Mirrors {
-  std::int64_t at[3];
-  int count = 0;
-
-  Mirrors(std::int64_t i, std::int64_t size, std::int64_t pad) {
-    at[count++] = i + pad;
-    if (i >= 1 && i <= pad) at[count++] = pad - i;
-    if (i <= size - 2 && size - 1 - i <= pad) at[count++] = pad + 2 * (size - 1) - i;
-  }
-};
-
-void add_floats(std::int64_t count, const float* from, float* to) {
-  for (std::int64_t i = 0; i < count; ++i) to[i] += from[i];
-}
-
-}  // namespace
 
 void CpuBackend::reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) {
   const std::int64_t block = in.block, height = in.h + 2 * pad, row_in = in.w * block,
@@ -39,23 +20,9 @@ void CpuBackend::reflection_pad_forward(const ImageDims& in, std::int64_t pad, c
 }
 
 void CpuBackend::reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) {
-  const std::int64_t block = in.block, height = in.h + 2 * pad, row_in = in.w * block,
-                     row_out = (in.w + 2 * pad) * block;
-  parallel_for(in.n * in.c / block * in.h, row_out, [&](std::int64_t i) {
-    const Mirrors rows(i % in.h, in.h, pad);
-    float* to = gx + i * row_in;
-    for (int r = 0; r < rows.count; ++r) {
-      const float* from = gy + (i / in.h * height + rows.at[r]) * row_out;
-      if (r == 0)
-        std::memcpy(to, from + pad * block, static_cast<std::size_t>(row_in) * sizeof(float));
-      else
-        add_floats(row_in, from + pad * block, to);
-      for (std::int64_t p = 0; p < pad; ++p) {
-        add_floats(block, from + p * block, to + (pad - p) * block);
-        add_floats(block, from + (pad + in.w + p) * block, to + (in.w - 2 - p) * block);
-      }
-    }
-  });
+  const std::int64_t run = (in.h + 2 * pad) * (in.w + 2 * pad) * in.block, row = in.w * in.block;
+  parallel_for(in.n * in.c / in.block * in.h, row,
+               [&](std::int64_t i) { fold_row(in, pad, gy + i / in.h * run, i % in.h, gx + i * row); });
 }
 
 void CpuBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
@@ -71,10 +38,22 @@ void CpuBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t scal
   });
 }
 
-void CpuBackend::upsample_nearest_backward(const ImageDims& in, std::int64_t scale, const float* gy, float* gx) {
-  const std::int64_t block = in.block, row_out = in.w * scale * block;
+void CpuBackend::upsample_nearest_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* gy,
+                                           float* gx) {
+  struct Tag;
+  ImageDims big = in;
+  big.h *= scale, big.w *= scale;
+  const std::int64_t block = in.block, row_out = big.w * block;
+  const std::int64_t run = (big.h + 2 * pad) * (big.w + 2 * pad) * block;
   parallel_for(in.n * in.c / block * in.h, scale * row_out, [&](std::int64_t i) {
-    const float* from = gy + i * scale * row_out;
+    const float* from = gy + i / in.h * run;
+    if (pad == 0) {
+      from += i % in.h * scale * row_out;
+    } else {
+      float* folded = scratch<float, Tag>(scale * row_out);
+      for (std::int64_t r = 0; r < scale; ++r) fold_row(big, pad, from, i % in.h * scale + r, folded + r * row_out);
+      from = folded;
+    }
     float* to = gx + i * in.w * block;
     for (std::int64_t p = 0; p < in.w; ++p)
       for (std::int64_t b = 0; b < block; ++b) {

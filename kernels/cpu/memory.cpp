@@ -34,6 +34,7 @@ CpuBackend::CpuBackend() {
 }
 
 void CpuBackend::set_precision(Precision precision) {
+  check(precision != Precision::tf32, "--precision tf32 needs a GPU; use --precision fp32");
   check(precision == Precision::fp32 || uses(dnnl::cpu_isa::avx512_core_bf16),
         "--precision bf16 needs a processor with AVX512-BF16 (Intel Cooper Lake and Sapphire Rapids, AMD Zen 4 or "
         "newer); "
@@ -45,7 +46,7 @@ void* CpuBackend::allocate(std::size_t bytes) {
   constexpr std::size_t kHugePage = 1u << 21;
   void* memory = nullptr;
   const int error = posix_memalign(&memory, bytes >= kHugePage ? kHugePage : 64, bytes);
-  check(error == 0, "out of memory: ", bytes >> 20, " MiB more were asked for; lower --batch_size, --img_size or --ch");
+  check(error == 0, "out of memory: ", bytes >> 20, " MiB more were asked for");
 #if defined(__linux__)
   // Huge pages save most of the page faults of a program's first pass, where the system grants them on request only.
   if (bytes >= kHugePage) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
@@ -58,6 +59,14 @@ void CpuBackend::deallocate(void* memory) { std::free(memory); }
 void CpuBackend::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
+
+void CpuBackend::download(std::span<const Download> pieces) {
+  for (const Download& piece : pieces) copy(piece.host, piece.device, piece.bytes);
+}
+
+void CpuBackend::begin_recording() { fail("the CPU cannot record operations"); }
+
+std::unique_ptr<Recording> CpuBackend::end_recording() { fail("the CPU cannot record operations"); }
 
 namespace {
 

@@ -135,20 +135,7 @@ void apply(const NormSpec& spec, const Affine& affine, const float* x, const flo
       map_lanes<K>(begin, end, to, z);
     }
   };
-  if (spec.pad == 0) {
-    runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
-      map(run, begin, end, y + run * runs.length);
-    });
-    return;
-  }
-  const std::int64_t row = spec.dims.w * runs.block, rows = spec.dims.h + 2 * spec.pad;
-  const std::int64_t row_out = row + 2 * spec.pad * runs.block;
-  parallel_for(runs.count * rows, row_out, [&](std::int64_t i) {
-    const std::int64_t begin = reflect(i % rows - spec.pad, spec.dims.h) * row;
-    float* inner = y + i * row_out + spec.pad * runs.block;
-    map(i / rows, begin, begin + row, inner - begin);
-    mirror_ends(inner, spec.dims.w, runs.block, spec.pad);
-  });
+  write_padded(spec.dims, spec.pad, y, map);
 }
 
 // gy where the ReLU let the value pass, recomputed from x as forward computed it, so that y need not be read.
@@ -278,6 +265,12 @@ void CpuBackend::norm_backward(const NormSpec& spec, const float* x, const float
                                const float* beta, const float* stats_memory, const float* gy, float* gx, float* grho,
                                float* ggamma, float* gbeta) {
   const Stats stats(spec, const_cast<float*>(stats_memory));  // only read below
+  if (spec.pad > 0) {  // gx, read and written at the same places below, takes the folded gradient
+    struct Folded;
+    float* folded = gx ? gx : scratch<float, Folded>(spec.dims.size());
+    reflection_pad_backward(spec.dims, spec.pad, gy, folded);
+    gy = folded;
+  }
   dispatch_block(spec.dims.block, [&]<int K>() {
     backward<K>(spec, {rho, gamma, beta}, stats, x, gy, gx, grho, ggamma, gbeta);
   });

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/loops.h"
+#include "kernels/cpu/padding.h"
 
 namespace minidl {
 namespace {
@@ -56,22 +57,27 @@ void transposed_times(std::int64_t rows, std::int64_t cols, const float* w, cons
 
 }  // namespace
 
-void CpuBackend::spectral_norm_forward(std::int64_t rows, std::int64_t cols, bool iterate, const float* w, float* u,
-                                       float* v, float* sigma, float* wn) {
+void CpuBackend::spectral_norm_forward(bool iterate, std::span<const SpectralMatrix> matrices) {
   struct Tag;
-  double* product = scratch<double, Tag>(std::max(rows, cols));
-  if (iterate) {
-    transposed_times(rows, cols, w, u, product);
-    normalize(cols, product, v);
+  for (const SpectralMatrix& m : matrices) {
+    double* product = scratch<double, Tag>(std::max(m.rows, m.cols));
+    if (iterate) {
+      transposed_times(m.rows, m.cols, m.w, m.kept_u, product);
+      normalize(m.cols, product, m.kept_v);
+      std::copy_n(m.kept_v, m.cols, m.v);
+    }
+    times(m.rows, m.cols, m.w, m.kept_v, product);
+    if (iterate) {
+      normalize(m.rows, product, m.kept_u);
+      std::copy_n(m.kept_u, m.rows, m.u);
+    }
+    double value = 0;
+    for (std::int64_t r = 0; r < m.rows; ++r) value += m.kept_u[r] * product[r];
+    m.sigma[0] = static_cast<float>(value);
+    if (!m.wn) continue;
+    const float divisor = m.sigma[0];
+    map_floats(m.rows * m.cols, m.wn, [&](auto i) { return m.w[i] / divisor; });
   }
-  times(rows, cols, w, v, product);
-  if (iterate) normalize(rows, product, u);
-  double value = 0;
-  for (std::int64_t r = 0; r < rows; ++r) value += u[r] * product[r];
-  sigma[0] = static_cast<float>(value);
-  if (!wn) return;
-  const float divisor = sigma[0];
-  map_floats(rows * cols, wn, [=](auto i) { return w[i] / divisor; });
 }
 
 void CpuBackend::spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u,
@@ -122,39 +128,67 @@ Lanes<K> bias_of_run(const Runs& runs, std::int64_t channels, std::int64_t run, 
 
 }  // namespace
 
-void CpuBackend::divide_samples_forward(const ImageDims& dims, std::span<const std::int64_t> groups,
-                                        const float* divisor, const float* bias, float* y) {
-  const std::int64_t* group = groups_of_samples(groups);
+void CpuBackend::divide_samples_forward(const DivisionSpec& spec, const float* divisor, const float* bias,
+                                        const float* x, float* y) {
+  const ImageDims& dims = spec.dims;
+  const std::int64_t* group = groups_of_samples(spec.groups);
   dispatch_block(dims.block, [&]<int K>() {
     const Runs runs(dims);
-    runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
+    const Vec slope = broadcast(spec.slope);
+    write_padded(dims, spec.pad, y, [&](std::int64_t run, std::int64_t begin, std::int64_t end, float* to) {
       const Lanes<K> shift = bias_of_run<K>(runs, dims.c, run, bias);
       const Vec inverse = broadcast(1.0f / divisor[group[run * runs.block / dims.c]]);
-      float* data = y + run * runs.length;
-      map_lanes<K>(begin, end, data, [&](auto at, int k) { return at(data) * inverse + shift.v[k]; });
+      const float* in = x + run * runs.length;
+      map_lanes<K>(begin, end, to, [&](auto at, int k) {
+        const Vec z = at(in) * inverse + shift.v[k];
+        return z > 0.0f ? z : slope * z;
+      });
     });
   });
 }
 
-void CpuBackend::divide_samples_backward(const ImageDims& dims, std::span<const std::int64_t> groups,
-                                         const float* divisor, const float* bias, const float* y, const float* gy,
-                                         float* gx, float* gdivisor, float* gbias) {
+void CpuBackend::divide_samples_backward(const DivisionSpec& spec, const float* divisor, const float* bias,
+                                         const float* y, const float* gy, float* gx, float* gdivisor, float* gbias) {
   struct Tag;
-  const std::int64_t* group = groups_of_samples(groups);
+  const ImageDims& dims = spec.dims;
+  const std::int64_t* group = groups_of_samples(spec.groups);
   const Runs runs(dims);
-  // Of every channel of every sample: the sum of gy (y - bias), then that of gy.
+  // Of every channel of every sample: the sum of g (z - bias), z being the value before the leaky ReLU, then that of g.
   double* sums = scratch<double, Tag>(2 * dims.n * dims.c);
+  const std::int64_t row = dims.w * dims.block, row_y = row + 2 * spec.pad * dims.block,
+                     run_y = (dims.h + 2 * spec.pad) * row_y;
+  const float inverse_slope = 1.0f / spec.slope;
   dispatch_block(dims.block, [&]<int K>() {
+    const Vec slope = broadcast(spec.slope), unslope = broadcast(inverse_slope);
     parallel_for(runs.count, runs.length, [&](std::int64_t run) {
       const Lanes<K> shift = bias_of_run<K>(runs, dims.c, run, bias);
-      const float *result = y + run * runs.length, *gradient = gy + run * runs.length;
-      if (gdivisor || gbias)
-        sum_lanes<K, 2>(0, runs.length, sums + 2 * run * runs.block, [&](auto at, int k) {
-          const Vec g = at(gradient);
-          return Terms<2>{{g * (at(result) - shift.v[k]), g}};
-        });
       const Vec inverse = broadcast(1.0f / divisor[group[run * runs.block / dims.c]]);
-      map_lanes<K>(0, runs.length, gx + run * runs.length, [&](auto at, int) { return at(gradient) * inverse; });
+      float* out = gx + run * runs.length;
+      double* run_sums = sums + 2 * run * runs.block;
+      std::fill_n(run_sums, 2 * runs.block, 0.0);
+      // Without padding a run is one row; with it, rows lie apart in y, and gx takes their folded gradient first.
+      const std::int64_t rows = spec.pad > 0 ? dims.h : 1, length = runs.length / rows;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const float *result = y + run * run_y + spec.pad * (row_y + dims.block) + r * row_y,
+                    *gradient = gy + run * run_y;
+        float* to = out + r * length;
+        if (spec.pad > 0) {
+          fold_row(dims, spec.pad, gradient, r, to);
+          gradient = to;
+        }
+        if (gdivisor || gbias) {
+          double row_sums[2 * 16] = {};
+          sum_lanes<K, 2>(0, length, row_sums, [&](auto at, int k) {
+            const Vec v = at(result), g = v > 0.0f ? at(gradient) : slope * at(gradient);
+            return Terms<2>{{g * ((v > 0.0f ? v : unslope * v) - shift.v[k]), g}};
+          });
+          for (std::int64_t i = 0; i < 2 * runs.block; ++i) run_sums[i] += row_sums[i];
+        }
+        map_lanes<K>(0, length, to, [&](auto at, int) {
+          const Vec g = at(gradient);
+          return (at(result) > 0.0f ? g : slope * g) * inverse;
+        });
+      }
     });
   });
   const auto sum_at = [&](std::int64_t n, std::int64_t c, std::int64_t which) {
@@ -162,9 +196,10 @@ void CpuBackend::divide_samples_backward(const ImageDims& dims, std::span<const 
     return sums[(2 * (channel / runs.block) + which) * runs.block + channel % runs.block];
   };
   if (gdivisor) {
-    for (std::int64_t g = 0, n = 0; g < static_cast<std::int64_t>(groups.size()); ++g) {
+    std::int64_t n = 0;
+    for (std::size_t g = 0; g < spec.groups.size(); ++g) {
       double total = 0;
-      for (const std::int64_t end = n + groups[static_cast<std::size_t>(g)]; n < end; ++n)
+      for (const std::int64_t end = n + spec.groups[g]; n < end; ++n)
         for (std::int64_t c = 0; c < dims.c; ++c) total += sum_at(n, c, 0);
       gdivisor[g] = static_cast<float>(-total / divisor[g]);
     }
