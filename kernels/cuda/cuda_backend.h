@@ -1,0 +1,136 @@
+// The CUDA side of the contract: cuDNN for convolution, cuBLAS for linear, our own kernels for everything else. Files
+// are named after the part of the contract that they implement, as those of the CPU are.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <deque>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/conv_choice.h"
+
+namespace minidl {
+
+class CudaBackend final : public Backend {
+ public:
+  // On the first device. Throws Error, in a sentence for users, when there is none or it or its driver is too old.
+  CudaBackend();
+
+  DeviceType type() const override { return DeviceType::cuda; }
+  std::string name() const override { return name_; }
+  std::int64_t channel_block(std::int64_t channels) const override { return channels; }
+
+  void set_precision(Precision precision) override;
+  Precision precision() const override { return precision_; }
+  void set_benchmark(bool on) override;
+  std::vector<ConvChoice> conv_choices() const override;
+  void set_conv_choices(std::span<const ConvChoice> choices) override;
+
+  void* allocate(std::size_t bytes) override;
+  void deallocate(void* memory) override;
+  void upload(void* device, const void* host, std::size_t bytes) override;
+  void download(std::span<const Download> pieces) override;
+  void copy(void* to, const void* from, std::size_t bytes) override;
+  void synchronize() override;
+
+  bool can_record() const override { return true; }
+  void begin_recording() override;
+  std::unique_ptr<Recording> end_recording() override;
+
+  void image_to_plain(const ImageDims& dims, const float* image, float* plain) override;
+  void plain_to_image(const ImageDims& dims, const float* plain, float* image) override;
+  void bytes_to_image(const ImageDims& dims, const std::uint8_t* bytes, float* image) override;
+
+  void conv_forward(const ConvDims&, const float* x, const float* w, const float* bias, float* y,
+                    PreparedWeights* prepared) override;
+  void conv_backward_data(const ConvDims&, const float* gy, const float* w, float* gx) override;
+  void conv_backward_weights(const ConvDims&, const float* x, const float* gy, float* gw, float* gbias) override;
+  void linear_forward(const LinearDims&, const float* x, const float* w, const float* bias, float* y) override;
+  void linear_backward_data(const LinearDims&, const float* gy, const float* w, float* gx) override;
+  void linear_backward_weights(const LinearDims&, const float* x, const float* gy, float* gw, float* gbias) override;
+
+  void reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) override;
+  void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) override;
+  void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
+                                float* y) override;
+  void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* gy,
+                                 float* gx) override;
+
+  void norm_forward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
+                    const float* residual, float* y, float* stats) override;
+  void norm_backward(const NormSpec& spec, const float* x, const float* rho, const float* gamma, const float* beta,
+                     const float* stats, const float* gy, float* gx, float* grho, float* ggamma, float* gbeta) override;
+
+  void activation_forward(Activation f, float slope, std::int64_t size, const float* x, float* y) override;
+  void activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,
+                           float* gx) override;
+  void fill(std::int64_t size, float value, float* y) override;
+  void add(std::int64_t size, const float* a, const float* b, float* y) override;
+  void multiply(std::int64_t size, const float* a, const float* b, float* y) override;
+  void scale(std::int64_t size, float factor, const float* x, float* y) override;
+  void scale_by(std::int64_t size, const float* s, const float* x, float* y) override;
+
+  void global_pool_forward(const ImageDims& dims, const float* x, float* mean, float* max,
+                           std::int32_t* argmax) override;
+  void global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) override;
+  void global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax, float* gx) override;
+  void concat_forward(const ImageDims& a_dims, const ImageDims& b_dims, const float* a, const float* b,
+                      float* y) override;
+  void concat_backward(const ImageDims& a_dims, const ImageDims& b_dims, const float* gy, float* ga,
+                       float* gb) override;
+  void scale_channels_forward(const ImageDims& dims, const float* x, const float* s, float* y) override;
+  void scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* gy, float* gx,
+                               float* gs) override;
+  void sum_channels_forward(const ImageDims& dims, const float* x, float* y) override;
+  void sum_channels_backward(const ImageDims& dims, const float* gy, float* gx) override;
+
+  void mean_forward(std::int64_t size, const float* x, float* y) override;
+  void mean_backward(std::int64_t size, const float* gy, float* gx) override;
+  void mse_forward(std::int64_t size, const float* x, float target, float* loss) override;
+  void mse_backward(std::int64_t size, const float* x, float target, const float* gy, float* gx) override;
+  void l1_forward(std::int64_t size, const float* x, const float* target, float* loss) override;
+  void l1_backward(std::int64_t size, const float* x, const float* target, const float* gy, float* gx) override;
+  void bce_forward(std::int64_t size, const float* logits, float target, float* loss) override;
+  void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) override;
+
+  void spectral_norm_forward(bool iterate, std::span<const SpectralMatrix> matrices) override;
+  void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u, const float* v,
+                              const float* sigma, const float* gwn, float* gw) override;
+
+  void add_outer_products(std::int64_t rows, std::int64_t cols, std::span<const OuterProduct> products,
+                          float* gw) override;
+  void divide_samples_forward(const DivisionSpec& spec, const float* divisor, const float* bias, const float* x,
+                              float* y) override;
+  void divide_samples_backward(const DivisionSpec& spec, const float* divisor, const float* bias, const float* y,
+                               const float* gy, float* gx, float* gdivisor, float* gbias) override;
+
+  void adam(const AdamSettings& settings, const AdamRates* rates, std::span<const AdamTensor> tensors) override;
+
+  cudaStream_t stream() const { return stream_; }
+  void* workspace(std::size_t bytes);
+
+ private:
+  // Page-locked memory through which uploads pass, so that they need not wait for the device. A slot is free again when
+  // its event has happened.
+  struct Slot {
+    std::byte* memory;
+    cudaEvent_t read;
+  };
+  static constexpr std::size_t kSlotBytes = std::size_t{4} << 20, kSlots = 4;
+
+  std::string name_;
+  cudaStream_t stream_ = nullptr;
+  Slot slots_[kSlots] = {};
+  std::size_t next_slot_ = 0;
+  std::byte* landing_ = nullptr;  // page-locked, kSlotBytes, for downloads
+  // The last is in use; a recording may refer to the others.
+  std::deque<std::pair<void*, std::size_t>> workspaces_;
+  bool recording_ = false;
+  Precision precision_ = Precision::fp32;
+  gpu::ConvChoices conv_choices_;
+};
+
+// The one CUDA backend of the process.
+CudaBackend& cuda_backend();
+
+}  // namespace minidl

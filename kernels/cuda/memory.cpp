@@ -1,0 +1,178 @@
+// The device, its memory, transfers and recordings. Everything happens on one stream, so that memory which the pool
+// hands out again is written only after its last reader is done.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/cuda_backend.h"
+
+namespace minidl {
+namespace {
+
+constexpr int kOldestMajor = 7, kOldestMinor = 5;  // what the kernels are compiled for
+
+class GraphRecording final : public Recording {
+ public:
+  GraphRecording(cudaGraphExec_t graph, cudaStream_t stream) : graph_(graph), stream_(stream) {}
+  ~GraphRecording() override { cudaGraphExecDestroy(graph_); }
+  GraphRecording(const GraphRecording&) = delete;
+  GraphRecording& operator=(const GraphRecording&) = delete;
+
+  void replay() override { gpu::check_status(cudaGraphLaunch(graph_, stream_), "replaying a recorded graph"); }
+
+ private:
+  cudaGraphExec_t graph_;
+  cudaStream_t stream_;
+};
+
+std::string mebibytes(std::size_t bytes) { return concat_text(bytes >> 20, " MiB"); }
+
+// The device's name. Throws Error when it cannot be used.
+std::string check_device() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  check(status != cudaErrorInsufficientDriver,
+        "device cuda: there is no NVIDIA driver here, or it is too old for this build; install a newer one, or use "
+        "--device cpu");
+  check(status == cudaSuccess && count > 0, "device cuda: this machine has no usable NVIDIA GPU (",
+        status == cudaSuccess ? "none found" : cudaGetErrorString(status), "); use --device cpu");
+  cudaDeviceProp properties;
+  gpu::check_status(cudaGetDeviceProperties(&properties, 0), "asking for the device's properties");
+  check(properties.major > kOldestMajor || (properties.major == kOldestMajor && properties.minor >= kOldestMinor),
+        "device cuda: ", properties.name, " has compute capability ", properties.major, ".", properties.minor, "; ",
+        kOldestMajor, ".", kOldestMinor, " or newer is needed; use --device cpu");
+  return properties.name;
+}
+
+}  // namespace
+
+namespace gpu {
+
+void check_status(cudaError_t status, const char* what) {
+  check(status == cudaSuccess, "cuda: ", what, " failed: ", cudaGetErrorString(status));
+}
+
+cudaStream_t stream() { return cuda_backend().stream(); }
+void* workspace(std::size_t bytes) { return cuda_backend().workspace(bytes); }
+
+}  // namespace gpu
+
+CudaBackend& cuda_backend() {
+  // Never destroyed: tensors of static lifetime may outlive any other static object, and the driver cleans up.
+  static CudaBackend* const instance = new CudaBackend;
+  return *instance;
+}
+
+Backend& cuda_backend_of_this_build() { return cuda_backend(); }
+
+CudaBackend::CudaBackend() : name_(check_device()) {
+  gpu::check_status(cudaSetDevice(0), "choosing the device");
+  gpu::check_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  for (Slot& slot : slots_) {
+    gpu::check_status(cudaMallocHost(reinterpret_cast<void**>(&slot.memory), kSlotBytes), "allocating pinned memory");
+    gpu::check_status(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming), "making an event");
+  }
+  gpu::check_status(cudaMallocHost(reinterpret_cast<void**>(&landing_), kSlotBytes), "allocating pinned memory");
+}
+
+void* CudaBackend::allocate(std::size_t bytes) {
+  check(!recording_, "cuda: memory of ", bytes, " bytes is asked for while operations are recorded");
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // not sticky: the pool may give memory back and try again
+    std::size_t available = 0, total = 0;
+    gpu::check_status(cudaMemGetInfo(&available, &total), "asking for free memory");
+    fail("cuda: out of memory: ", mebibytes(bytes), " asked for, ", mebibytes(available), " of ", mebibytes(total),
+         " free");
+  }
+  gpu::check_status(status, "allocating memory");
+  return memory;
+}
+
+void CudaBackend::deallocate(void* memory) {
+  check(!recording_, "cuda: memory is given back while operations are recorded");
+  gpu::check_status(cudaFree(memory), "giving memory back");
+}
+
+void CudaBackend::upload(void* device, const void* host, std::size_t bytes) {
+  check(!recording_, "cuda: an upload of ", bytes, " bytes while operations are recorded");
+  auto* to = static_cast<std::byte*>(device);
+  auto* from = static_cast<const std::byte*>(host);
+  for (std::size_t done = 0; done < bytes; done += kSlotBytes) {
+    const std::size_t count = std::min(kSlotBytes, bytes - done);
+    Slot& slot = slots_[next_slot_];
+    next_slot_ = (next_slot_ + 1) % kSlots;
+    gpu::check_status(cudaEventSynchronize(slot.read), "waiting for an upload");
+    std::memcpy(slot.memory, from + done, count);
+    gpu::check_status(cudaMemcpyAsync(to + done, slot.memory, count, cudaMemcpyHostToDevice, stream_), "an upload");
+    gpu::check_status(cudaEventRecord(slot.read, stream_), "recording an event");
+  }
+}
+
+void CudaBackend::download(std::span<const Download> pieces) {
+  check(!recording_, "cuda: a download while operations are recorded");
+  std::size_t first = 0, landed = 0;  // pieces [first, i) lie in landing_, which holds `landed` bytes
+  const auto take = [&](std::size_t end) {
+    synchronize();
+    const std::byte* from = landing_;
+    for (; first < end; ++first) {
+      std::memcpy(pieces[first].host, from, pieces[first].bytes);
+      from += pieces[first].bytes;
+    }
+    landed = 0;
+  };
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const Download& piece = pieces[i];
+    if (landed + piece.bytes > kSlotBytes) take(i);
+    if (piece.bytes > kSlotBytes) {  // straight into the caller's memory
+      gpu::check_status(cudaMemcpyAsync(piece.host, piece.device, piece.bytes, cudaMemcpyDeviceToHost, stream_),
+                        "a download");
+      synchronize();
+      first = i + 1;
+      continue;
+    }
+    gpu::check_status(cudaMemcpyAsync(landing_ + landed, piece.device, piece.bytes, cudaMemcpyDeviceToHost, stream_),
+                      "a download");
+    landed += piece.bytes;
+  }
+  take(pieces.size());
+}
+
+void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  gpu::check_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "a copy");
+}
+
+void CudaBackend::synchronize() {
+  check(!recording_, "cuda: the device is waited for while operations are recorded");
+  gpu::check_status(cudaStreamSynchronize(stream_), "waiting for the device");
+}
+
+void* CudaBackend::workspace(std::size_t bytes) {
+  if (workspaces_.empty() || workspaces_.back().second < bytes) {
+    const std::size_t wanted = std::max(bytes, workspaces_.empty() ? 0 : workspaces_.back().second * 2);
+    workspaces_.emplace_back(allocate(wanted), wanted);
+  }
+  return workspaces_.back().first;
+}
+
+void CudaBackend::begin_recording() {
+  check(!recording_, "cuda: operations are being recorded already");
+  gpu::check_status(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "beginning to record");
+  recording_ = true;
+}
+
+std::unique_ptr<Recording> CudaBackend::end_recording() {
+  check(recording_, "cuda: no operations are being recorded");
+  recording_ = false;
+  cudaGraph_t graph = nullptr;
+  gpu::check_status(cudaStreamEndCapture(stream_, &graph), "recording operations");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  gpu::check_status(status, "making a graph of the recorded operations");
+  return std::make_unique<GraphRecording>(executable, stream_);
+}
+
+}  // namespace minidl
