@@ -56,7 +56,7 @@ void for_each_flag(Options& o, F f) {
   f("precision", Kind::run, o.precision,
     "fp32, or tf32 (GPU) or bf16 to round the operands of convolutions to that format where it is faster",
     Words{"fp32", "tf32", "bf16"});
-  f("cuda_graph", Kind::run, o.cuda_graph, "let the GPU record an iteration and repeat it by itself", Range{});
+  f("cuda_graph", Kind::call, o.cuda_graph, "let the GPU record an iteration and repeat it by itself", Range{});
 }
 
 std::string checkpoint_text(const nlohmann::json& value) {

@@ -57,7 +57,7 @@ void set_up_convolutions(DeviceType device, const TrainOptions& options, const S
     return std::find(taken.begin(), taken.end(), choice) == taken.end();
   });
   if (lacking > 0)
-    warn(concat_text("of the checkpoint's ", stored.size(), " choices of convolution algorithms this processor lacks ",
+    warn(concat_text("of the checkpoint's ", stored.size(), " choices of convolution algorithms this device lacks ",
                      lacking, "; the fixed rule replaces them"));
 }
 
@@ -65,7 +65,7 @@ void warn(const std::string& line) { std::cerr << "train_ugatit: " << line << st
 
 double training_memory(const TrainOptions& o, std::int64_t parameters) {
   // Both constants are fitted to the peak resident memory of light runs at ch 32 and 64, 128 and 256 pixels.
-  // Weights, two moments, the discriminators' gradients, and the copies that convolutions and spectral norm make.
+  // Weights, two moments, the discriminators' gradients, and the copies that convolutions make.
   constexpr double kPerParameter = 22.0;
   // What two translations and a third network keep for backward, per pixel and base channel.
   constexpr double kPerPixelChannel = 267.0;
@@ -112,7 +112,7 @@ std::string run_summary(const TrainOptions& o, Ugatit& model, const RunFolder& f
       : o.precision == "tf32" ? ", TF32 convolutions where faster"
                               : "",
       o.cuda_graph ? ", iterations recorded" : "", o.benchmark_flag ? ", fastest algorithms measured" : "");
-  row("memory", "about ", bytes_text(training_memory(o, all)));
+  if (device == DeviceType::cpu) row("memory", "about ", bytes_text(training_memory(o, all)));
   const double file = static_cast<double>(training_checkpoint_bytes(model));
   row("checkpoints", bytes_text(file), " each, ",
       o.keep > 0 ? concat_text("the newest ", o.keep, " and")

@@ -83,12 +83,13 @@ class Pool {
     void* memory = nullptr;
     try {
       memory = backend.allocate(bytes);
-    } catch (const Error&) {
-      release_free();  // buffers of other sizes may make room
+    } catch (const Error& error) {
+      const std::size_t held = stats_.held;
       try {
+        release_free();  // buffers of other sizes may make room
         memory = backend.allocate(bytes);
-      } catch (const Error& error) {
-        fail(error.what(), "; libminidl holds ", stats_.held >> 20, " MiB. Lower --batch_size, --img_size or --ch");
+      } catch (const Error&) {
+        fail(error.what(), "; libminidl holds ", held >> 20, " MiB. Lower --batch_size, --img_size or --ch");
       }
     }
     stats_.held += bytes;

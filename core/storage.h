@@ -51,6 +51,7 @@ struct PoolStats {
   std::size_t peak_in_use = 0;
   std::size_t device_allocations = 0;  // calls that reached the device
 };
+
 // Memory set apart: while a scope of it lives on a thread, that thread's new buffers of the device come from it, and
 // they return to it from anywhere. Nobody else gets them, so that work which a device has recorded may go on writing to
 // them. It must outlive its scopes, and goes back to the pool with its last buffer.

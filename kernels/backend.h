@@ -195,8 +195,8 @@ class Backend {
 
   // --- recording ----------------------------------------------------------------------------------------------------
   // What is asked for between the two calls is recorded instead of done. Meanwhile the functions that allocate or wait
-  // throw Error, and uploads are refused: every value that changes between replays lives in device memory. Throws Error
-  // on a device that cannot record.
+  // throw Error, and uploads are refused: every value that changes between replays lives in device memory. No other
+  // thread uses the device meanwhile. Throws Error on a device that cannot record.
   virtual bool can_record() const = 0;
   virtual void begin_recording() = 0;
   virtual std::unique_ptr<Recording> end_recording() = 0;

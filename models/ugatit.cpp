@@ -97,19 +97,32 @@ void UgatitTrainer::decay_learning_rate(std::int64_t step) {
 }
 
 UgatitLosses UgatitTrainer::step(const Tensor& real_A, const Tensor& real_B) {
-  decay_learning_rate(steps() + 1);
-  generator_adam_.advance();
-  discriminator_adam_.advance();
-  if (recording_ && !observer)
-    repeat(real_A, real_B);
-  else
-    compute(real_A, real_B);
-  return collect();
+  const double lr_before = lr();
+  const std::int64_t steps_before = steps();
+  try {
+    decay_learning_rate(steps() + 1);
+    generator_adam_.advance();
+    discriminator_adam_.advance();
+    if (recording_ && !observer) {
+      repeat(real_A, real_B);
+    } else {
+      recorded_.reset();  // its losses are not those that are collected
+      compute(real_A, real_B);
+    }
+    return collect();
+  } catch (...) {
+    for (Adam* adam : {&generator_adam_, &discriminator_adam_}) {
+      adam->set_lr(lr_before);
+      adam->set_step_count(steps_before);
+    }
+    throw;
+  }
 }
 
 // The recorded iteration reads its images where it found them when it was recorded.
 void UgatitTrainer::repeat(const Tensor& real_A, const Tensor& real_B) {
   if (!recorded_ || recorded_A_.shape() != real_A.shape() || recorded_B_.shape() != real_B.shape()) {
+    recorded_.reset();
     recorded_A_ = empty_like(real_A);
     recorded_B_ = empty_like(real_B);
     recorded_ = std::make_unique<RecordedWork>(real_A.device(), [this] { compute(recorded_A_, recorded_B_); });

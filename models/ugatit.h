@@ -63,6 +63,8 @@ class UgatitTrainer {
  public:
   // The model must outlive the trainer.
   UgatitTrainer(Ugatit& model, const UgatitTrainingOptions& options);
+  UgatitTrainer(const UgatitTrainer&) = delete;  // a recorded iteration refers to its trainer
+  UgatitTrainer& operator=(const UgatitTrainer&) = delete;
 
   // One iteration on a batch of each domain, [N, C, S, S] in [-1, 1]; the batches may differ in N. Updates every
   // network. The learning rate is lowered first where it is due.

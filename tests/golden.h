@@ -17,7 +17,9 @@ struct Array {
   std::vector<std::int64_t> shape;
   std::vector<float> values;
 
-  minidl::Tensor image() const { return minidl::Tensor::from_host(minidl::Shape(shape), values); }
+  minidl::Tensor image(minidl::DeviceType device = minidl::DeviceType::cpu) const {
+    return minidl::Tensor::from_host(minidl::Shape(shape), values, device);
+  }
 };
 
 inline std::filesystem::path path(const std::string& name) { return std::filesystem::path(MINIDL_GOLDEN_DIR) / name; }

@@ -9,8 +9,10 @@
 
 #include "models/ugatit.h"
 #include "tests/golden.h"
+#include "tests/test_util.h"
 
 using namespace minidl;
+using test::test_devices;
 
 namespace {
 
@@ -107,13 +109,14 @@ std::vector<std::string> wrong_losses(const UgatitLosses& losses, const nlohmann
 
 // What differs from the reference in three iterations from its weights, moved by `nudge`. The first iteration's results
 // and losses are checked at once: they are continuous in the weights.
-std::vector<std::string> wrong_after_training(const std::string& folder, int nudge) {
+std::vector<std::string> wrong_after_training(const std::string& folder, DeviceType device, int nudge) {
   const Case c(folder);
   Random random(c.seed);
   Ugatit model(random, c.options);
   const auto start = golden::load(folder + "/weights_0.safetensors");
   CHECK(golden::set_state(model, start) == start.size());
   nudge_generators(model, nudge);
+  move_to(model, device);
   UgatitTrainer trainer(model, {.decay_lr = false});
   std::vector<std::string> wrong;
 
@@ -130,7 +133,7 @@ std::vector<std::string> wrong_after_training(const std::string& folder, int nud
       else
         comparison(std::string(name), value);
     };
-    const UgatitLosses losses = trainer.step(tensors.at("real_A").image(), tensors.at("real_B").image());
+    const UgatitLosses losses = trainer.step(tensors.at("real_A").image(device), tensors.at("real_B").image(device));
     const auto differing = wrong_losses(losses, c.losses["losses"][i - 1]);
     if (i == 1) {
       comparison.require_complete();
@@ -158,28 +161,36 @@ std::vector<std::string> wrong_after_training(const std::string& folder, int nud
 // neighbours of them that differ by at most one unit in the last place.
 void check_training(const std::string& folder) {
   constexpr int kNudges = 24;
-  const std::vector<std::string> none, wrong = wrong_after_training(folder, 0);
-  for (int nudge = 1; nudge < kNudges && wrong != none; ++nudge)
-    if (wrong_after_training(folder, nudge) == none) return;
-  CHECK(wrong == none);
+  for (const DeviceType device : test_devices()) {
+    INFO("on " << backend_of(device).name());
+    std::vector<std::string> none, wrong = wrong_after_training(folder, device, 0);
+    for (int nudge = 1; nudge < kNudges && wrong != none; ++nudge)
+      if (wrong_after_training(folder, device, nudge) == none) wrong = none;
+    CHECK(wrong == none);
+  }
 }
 
-void check_evaluation(const std::string& folder) {
+void check_evaluation(const std::string& folder, DeviceType device) {
   const Case c(folder);
   Random random(c.seed);
   Ugatit model(random, c.options);
   const auto weights = golden::load(folder + "/weights_3.safetensors");
   REQUIRE(golden::set_state(model, weights) == weights.size());
+  move_to(model, device);
   set_training(model, false);
   const NoGrad no_grad;
   const auto expected = golden::load(folder + "/eval.safetensors");
-  const Tensor real_A = expected.at("real_A").image();
+  const Tensor real_A = expected.at("real_A").image(device);
   const Generator::Output out = model.genA2B(real_A);
   CHECK(golden::relative_error(out.image.to_host(), expected.at("fake_A2B").values) <= 2e-5);
   CHECK(golden::relative_error(out.heatmap.to_host(), expected.at("fake_A2B_heatmap").values) <= 2e-5);
   CHECK(golden::relative_error(model.disGA(real_A).logits.to_host(), expected.at("D_GA_logit").values) <= 2e-5);
   // Evaluation leaves u and v alone.
   for (const auto& entry : state_of(model)) CHECK((entry.tensor->to_host() == weights.at(entry.name).values));
+}
+
+void check_evaluation(const std::string& folder) {
+  for (const DeviceType device : test_devices()) check_evaluation(folder, device);
 }
 
 void check_initial_weights(const std::string& folder) {
@@ -218,21 +229,24 @@ TEST_CASE("golden: initial weights from the seed, batch 2", "[golden]") {
 }
 
 TEST_CASE("golden: generator with several channel blocks", "[golden]") {
+  const DeviceType device = GENERATE(from_range(test_devices()));
   const auto arrays = golden::load("generator_ch16_96.safetensors");
   Random random(1);
   Generator generator(random, {.channels = 16, .residual_blocks = 2, .image_size = 96, .light = true});
   CHECK(golden::set_state(generator, arrays, "weight.") == state_of(generator).size());
 
-  Tensor input = arrays.at("input").image();
+  move_to(generator, device);
+
+  Tensor input = arrays.at("input").image(device);
   input.set_requires_grad(true);
   const Generator::Output out = generator(input);
   CHECK(golden::relative_error(out.image.to_host(), arrays.at("image").values) <= 2e-5);
   CHECK(golden::relative_error(out.cam_logit.to_host(), arrays.at("cam_logit").values) <= 2e-5);
   CHECK(golden::relative_error(out.heatmap.to_host(), arrays.at("heatmap").values) <= 2e-5);
 
-  backward({{out.image, arrays.at("cotangent_image").image()},
-            {out.cam_logit, arrays.at("cotangent_cam_logit").image()},
-            {out.heatmap, arrays.at("cotangent_heatmap").image()}});
+  backward({{out.image, arrays.at("cotangent_image").image(device)},
+            {out.cam_logit, arrays.at("cotangent_cam_logit").image(device)},
+            {out.heatmap, arrays.at("cotangent_heatmap").image(device)}});
   CHECK(golden::relative_error(input.grad().to_host(), arrays.at("grad.input").values) <= 1e-4);
   for (const auto& entry : state_of(generator)) {
     INFO(entry.name);

@@ -109,7 +109,7 @@ TEST_CASE("train_ugatit: with --benchmark_flag the measured algorithms are store
     const test::Outcome replaced = stopped.run("--resume True --iteration 7");
     INFO(replaced);
     CHECK(replaced.exit_code == 0);
-    CHECK_THAT(replaced.err, Contains("this processor lacks 1; the fixed rule replaces them"));
+    CHECK_THAT(replaced.err, Contains("this device lacks 1; the fixed rule replaces them"));
     CHECK(std::count(replaced.err.begin(), replaced.err.end(), '\n') == 1);
     rewrite(file, [&](auto&, SafetensorsMetadata& metadata) { metadata["conv_choices"] = "{"; });
     const test::Outcome damaged = stopped.run("--resume True --iteration 8");

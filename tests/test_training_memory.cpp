@@ -12,6 +12,7 @@ TEST_CASE("training takes no new memory after the second iteration, sheets and c
   for (const DeviceType device : test_devices()) {
     Random random(1);
     Ugatit model(random, {.channels = 4, .residual_blocks = 2, .image_size = 96, .light = true});
+    move_to(model, device);
     UgatitTrainer trainer(model, {});
     const Tensor real_A = random_tensor({1, 3, 96, 96}, device, 1), real_B = random_tensor({1, 3, 96, 96}, device, 2);
     const std::vector<ImageBatch> pictures(

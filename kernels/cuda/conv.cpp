@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <mutex>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/operands.h"
@@ -85,13 +86,19 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// The shortest of a few runs on the very operands, each of which overwrites the result; infinite if the plan fails.
+// The shortest of a few runs on the very operands, each of which overwrites the result; infinite if the plan fails, or
+// wants a larger workspace than there is memory for.
 float shortest(const ConvUse& use, const ConvPlan& plan, const Operands& operands) {
-  float best = std::numeric_limits<float>::infinity();
+  constexpr float kNever = std::numeric_limits<float>::infinity();
+  float best = kNever;
   Event start, end;
   for (int i = 0; i < 4; ++i) {  // the first warms up
     start.record();
-    if (execute(use, plan, operands) != CUDNN_STATUS_SUCCESS) return std::numeric_limits<float>::infinity();
+    try {
+      if (execute(use, plan, operands) != CUDNN_STATUS_SUCCESS) return kNever;
+    } catch (const Error&) {
+      return kNever;
+    }
     end.record();
     const float time = end.milliseconds_since(start);
     if (i > 0) best = std::min(best, time);
@@ -105,6 +112,8 @@ void convolve(const char* what, ConvChoices& choices, const ConvUse& use, const 
     for (const ConvPlan& candidate : candidates) times.push_back(shortest(use, candidate, operands));
     return static_cast<std::size_t>(std::min_element(times.begin(), times.end()) - times.begin());
   });
+  static std::mutex one_at_a_time;  // cuDNN does not promise that threads may execute one plan at once
+  const std::lock_guard lock(one_at_a_time);
   check_status(execute(use, *plan, operands), what);
 }
 

@@ -4,9 +4,10 @@
 
 #include <cuda_runtime.h>
 
-#include <deque>
+#include <atomic>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/context.h"
 #include "kernels/cuda/conv_choice.h"
 
 namespace minidl {
@@ -123,9 +124,13 @@ class CudaBackend final : public Backend {
   Slot slots_[kSlots] = {};
   std::size_t next_slot_ = 0;
   std::byte* landing_ = nullptr;  // page-locked, kSlotBytes, for downloads
-  // The last is in use; a recording may refer to the others.
-  std::deque<std::pair<void*, std::size_t>> workspaces_;
-  bool recording_ = false;
+  std::mutex transfers_;          // guards the slots and landing_
+  struct Workspace {
+    void* memory;
+    std::size_t bytes;
+  };
+  gpu::PerThread<std::vector<Workspace>> workspaces_;  // the last is in use; a recording may refer to the others
+  std::atomic<bool> recording_ = false;
   Precision precision_ = Precision::fp32;
   gpu::ConvChoices conv_choices_;
 };

@@ -13,25 +13,24 @@ void check_status(cudnnStatus_t status, const char* what) {
   fail("cudnn: ", what, " failed: ", cudnnGetErrorString(status), *detail ? ": " : "", detail);
 }
 
-// Neither handle is ever destroyed: the driver may be gone when static objects are.
 cublasHandle_t blas() {
-  static const cublasHandle_t handle = [] {
+  static PerThread<cublasHandle_t> handles;
+  return handles.mine([] {
     cublasHandle_t made = nullptr;
     check_status(cublasCreate(&made), "starting cuBLAS");
     check_status(cublasSetStream(made, stream()), "setting the stream");
     return made;
-  }();
-  return handle;
+  });
 }
 
 cudnnHandle_t dnn() {
-  static const cudnnHandle_t handle = [] {
+  static PerThread<cudnnHandle_t> handles;
+  return handles.mine([] {
     cudnnHandle_t made = nullptr;
     check_status(cudnnCreate(&made), "starting cuDNN");
     check_status(cudnnSetStream(made, stream()), "setting the stream");
     return made;
-  }();
-  return handle;
+  });
 }
 
 }  // namespace minidl::gpu

@@ -16,7 +16,7 @@ namespace minidl::gpu {
 void check_status(cublasStatus_t status, const char* what);
 void check_status(cudnnStatus_t status, const char* what);
 
-// The handles of the process, on stream(). Made on first use.
+// The handles of this thread, on stream(). Made on first use.
 cublasHandle_t blas();
 cudnnHandle_t dnn();
 

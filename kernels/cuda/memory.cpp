@@ -97,6 +97,7 @@ void CudaBackend::deallocate(void* memory) {
 
 void CudaBackend::upload(void* device, const void* host, std::size_t bytes) {
   check(!recording_, "cuda: an upload of ", bytes, " bytes while operations are recorded");
+  const std::lock_guard lock(transfers_);
   auto* to = static_cast<std::byte*>(device);
   auto* from = static_cast<const std::byte*>(host);
   for (std::size_t done = 0; done < bytes; done += kSlotBytes) {
@@ -112,6 +113,7 @@ void CudaBackend::upload(void* device, const void* host, std::size_t bytes) {
 
 void CudaBackend::download(std::span<const Download> pieces) {
   check(!recording_, "cuda: a download while operations are recorded");
+  const std::lock_guard lock(transfers_);
   std::size_t first = 0, landed = 0;  // pieces [first, i) lie in landing_, which holds `landed` bytes
   const auto take = [&](std::size_t end) {
     synchronize();
@@ -150,11 +152,14 @@ void CudaBackend::synchronize() {
 }
 
 void* CudaBackend::workspace(std::size_t bytes) {
-  if (workspaces_.empty() || workspaces_.back().second < bytes) {
-    const std::size_t wanted = std::max(bytes, workspaces_.empty() ? 0 : workspaces_.back().second * 2);
-    workspaces_.emplace_back(allocate(wanted), wanted);
+  std::vector<Workspace>& mine = workspaces_.mine([] { return std::vector<Workspace>(); });
+  if (mine.empty() || mine.back().bytes < bytes) {
+    // Small ones grow in leaps; of large ones no more is taken than is needed.
+    constexpr std::size_t kLarge = std::size_t{64} << 20;
+    const std::size_t wanted = mine.empty() || bytes >= kLarge ? bytes : std::max(bytes, 2 * mine.back().bytes);
+    mine.push_back({allocate(wanted), wanted});
   }
-  return workspaces_.back().first;
+  return mine.back().memory;
 }
 
 void CudaBackend::begin_recording() {
