@@ -40,7 +40,7 @@ TEST_CASE("a run that moves between devices has the losses of one that stays", "
   check_close_losses(moving, staying);
 }
 
-TEST_CASE("--cuda_graph changes no loss, and resumes exactly", "[device][program]") {
+TEST_CASE("train_ugatit: --cuda_graph changes no loss, and resumes exactly", "[device][program]") {
   if (!has_gpu()) return;
   const TrainRun plain, recorded, resumed;
   REQUIRE(plain.train("--iteration 3 --print_freq 2 --device cuda").exit_code == 0);
@@ -55,7 +55,8 @@ TEST_CASE("--cuda_graph changes no loss, and resumes exactly", "[device][program
   CHECK(resumed.metrics() == plain.metrics());
 }
 
-TEST_CASE("--cuda_graph on the CPU is refused in one sentence, and nothing is deleted", "[device][program]") {
+TEST_CASE("train_ugatit: --cuda_graph on the CPU is refused in one sentence, and nothing is deleted",
+          "[device][program]") {
   const TrainRun run;
   REQUIRE(run.train("--iteration 1 --device cpu").exit_code == 0);
   const auto before = contents(run.checkpoint("latest"));
