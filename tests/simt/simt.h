@@ -79,8 +79,8 @@ struct KernelCounters {
 };
 
 struct Counters {
-  std::uint64_t launches = 0;       // kernels, those of graphs included
-  std::uint64_t library_calls = 0;  // enqueue
+  std::uint64_t launches = 0;        // kernels, those of graphs included
+  std::uint64_t stand_in_calls = 0;  // enqueue
   std::uint64_t graph_launches = 0;
   std::uint64_t copies = 0, copied_bytes = 0, sets = 0;
   std::uint64_t allocations = 0;                  // cudaMalloc

@@ -35,7 +35,7 @@ void count(const Operation& operation, double seconds) {
       ++c.launches;
       break;
     case Operation::Kind::library:
-      ++c.library_calls;
+      ++c.stand_in_calls;
       break;
     case Operation::Kind::copy:
       ++c.copies, c.copied_bytes += operation.bytes;
