@@ -64,6 +64,7 @@ class TimedBackend final : public Backend {
   void* allocate(std::size_t size) override { return real_.allocate(size); }
   void deallocate(void* memory) override { real_.deallocate(memory); }
   void synchronize() override { real_.synchronize(); }
+  double measure(const std::function<void()>& work) override { return real_.measure(work); }
   bool can_record() const override { return real_.can_record(); }
   void begin_recording() override { real_.begin_recording(); }
   std::unique_ptr<Recording> end_recording() override { return real_.end_recording(); }

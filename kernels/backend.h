@@ -16,6 +16,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -192,6 +193,9 @@ class Backend {
   }
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void synchronize() = 0;  // waits for everything asked for so far
+  // Seconds between the end of everything asked for before and the end of what `work` asks for, by the device's clock.
+  // Waits for the latter.
+  virtual double measure(const std::function<void()>& work) = 0;
 
   // --- recording ----------------------------------------------------------------------------------------------------
   // What is asked for between the two calls is recorded instead of done. Meanwhile the functions that allocate or wait

@@ -2,8 +2,10 @@
 // 2048, single pixels, buffers at any multiple of a float, outputs left out. Every result is held against a naive loop,
 // and the memory around it must stay as it was.
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <numeric>
+#include <thread>
 
 #include "core/storage.h"
 #include "tests/test_util.h"
@@ -399,4 +401,22 @@ TEST_CASE("losses and their gradients are right at every size and alignment", "[
         check_loss([](double v, double) { return std::max(v, 0.0) - 0.25 * v + std::log1p(std::exp(-std::abs(v))); },
                    [](double v, double) { return 1 / (1 + std::exp(-v)) - 0.25; });
       }
+}
+
+TEST_CASE("a device measures the time of what is asked for", "[backend]") {
+  for (const DeviceType device : test_devices()) {
+    Backend& backend = backend_of(device);
+    const Tensor x = Tensor::full({1000}, 3, device), y = Tensor::empty({1000}, device);
+    const auto start = std::chrono::steady_clock::now();
+    const double seconds = backend.measure([&] { backend.scale(x.size(), 2, x.data(), y.data()); });
+    const std::chrono::duration<double> around = std::chrono::steady_clock::now() - start;
+    CHECK(seconds > 0);
+    CHECK(seconds <= around.count() + 1e-5);  // the clock of a GPU ticks every half microsecond
+    CHECK(y.to_host() == std::vector<float>(1000, 6));
+    if (device == DeviceType::cpu)
+      CHECK(backend.measure([] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }) >= 0.02);
+    // What fails inside is passed on, and the device measures again.
+    CHECK_THROWS_AS(backend.measure([] { fail("on purpose"); }), Error);
+    CHECK(backend.measure([&] { backend.fill(y.size(), 1, y.data()); }) > 0);
+  }
 }

@@ -27,6 +27,7 @@ class CpuBackend final : public Backend {
   void download(std::span<const Download> pieces) override;
   void copy(void* to, const void* from, std::size_t bytes) override;
   void synchronize() override {}
+  double measure(const std::function<void()>& work) override;
 
   bool can_record() const override { return false; }
   void begin_recording() override;

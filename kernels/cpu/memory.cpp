@@ -3,6 +3,7 @@
 
 #include <dnnl.hpp>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -62,6 +63,12 @@ void CpuBackend::copy(void* to, const void* from, std::size_t bytes) {
 
 void CpuBackend::download(std::span<const Download> pieces) {
   for (const Download& piece : pieces) copy(piece.host, piece.device, piece.bytes);
+}
+
+double CpuBackend::measure(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void CpuBackend::begin_recording() { fail("the CPU cannot record operations"); }

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/event.h"
 #include "kernels/cuda/operands.h"
 
 namespace minidl {
@@ -66,25 +67,6 @@ cudnnStatus_t execute_bf16(const ConvUse& use, const ConvPlan& plan, const Opera
 cudnnStatus_t execute(const ConvUse& use, const ConvPlan& plan, const Operands& operands) {
   return use.precision == Precision::bf16 ? execute_bf16(use, plan, operands) : execute_float(use, plan, operands);
 }
-
-class Event {
- public:
-  Event() { check_status(cudaEventCreate(&event_), "making an event"); }
-  ~Event() { cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-
-  void record() { check_status(cudaEventRecord(event_, stream()), "recording an event"); }
-  float milliseconds_since(const Event& start) {
-    check_status(cudaEventSynchronize(event_), "waiting for a measured convolution");
-    float milliseconds = 0;
-    check_status(cudaEventElapsedTime(&milliseconds, start.event_, event_), "measuring a convolution");
-    return milliseconds;
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
 
 // The shortest of a few runs on the very operands, each of which overwrites the result; infinite if the plan fails, or
 // wants a larger workspace than there is memory for.

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/event.h"
 
 namespace minidl {
 namespace {
@@ -149,6 +150,15 @@ void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {
 void CudaBackend::synchronize() {
   check(!recording_, "cuda: the device is waited for while operations are recorded");
   gpu::check_status(cudaStreamSynchronize(stream_), "waiting for the device");
+}
+
+double CudaBackend::measure(const std::function<void()>& work) {
+  check(!recording_, "cuda: time is measured while operations are recorded");
+  gpu::Event start, end;
+  start.record();
+  work();
+  end.record();
+  return end.milliseconds_since(start) / 1e3;
 }
 
 void* CudaBackend::workspace(std::size_t bytes) {
