@@ -96,3 +96,33 @@ TEST_CASE("translations of both devices are alike", "[device][program]") {
     CHECK(most <= (name.find("heatmap") == std::string::npos ? 1 : 8));  // a colour map is steep
   }
 }
+
+TEST_CASE("bench_ugatit: the first losses are those of the CPU, recorded or not", "[device][program]") {
+  const std::string tiny = "--light --ch 2 --n_res 1 --n_dis 4 --img_size 24 ";
+  const Outcome cpu = run("bench_ugatit", words(tiny + "--device cpu"));
+  INFO(cpu);
+  REQUIRE(cpu.exit_code == 0);
+  const auto expected = nlohmann::json::parse(cpu.out);
+  CHECK(expected["device"] == "CPU");
+  if (!has_gpu()) return;
+  for (const char* more : {"", " --cuda_graph True"}) {
+    const Outcome gpu = run("bench_ugatit", words(tiny + "--device cuda" + more));
+    INFO(gpu);
+    REQUIRE(gpu.exit_code == 0);
+    const auto ready = nlohmann::json::parse(gpu.out);
+    CHECK(ready["device"] != "CPU");
+    REQUIRE(ready["losses"].size() == expected["losses"].size());
+    for (const auto& [name, loss] : expected["losses"].items()) {
+      INFO(name);
+      CHECK(ready["losses"][name].get<double>() == Approx(loss.get<double>()).epsilon(1e-4));
+    }
+  }
+}
+
+TEST_CASE("bench_ugatit: --cuda_graph on the CPU is refused in one sentence", "[device][program]") {
+  const Outcome outcome = run("bench_ugatit", words("--device cpu --cuda_graph True"));
+  INFO(outcome);
+  CHECK(outcome.exit_code == 1);
+  CHECK_THAT(outcome.err, Contains("--cuda_graph needs a GPU"));
+  CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+}
