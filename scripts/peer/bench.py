@@ -121,6 +121,19 @@ def check_losses(ours, theirs, name):
             )
 
 
+def in_turns(turns, measurements):
+    """{name: times}, measured A B C A B C ..., after one round that does not count."""
+    times = {name: [] for name in measurements}
+    for turn in range(turns + 1):
+        for name, measure in measurements.items():
+            seconds = measure()
+            if turn > 0:
+                times[name].append(seconds)
+        if turn > 0:
+            say(f"  {turn} of {turns}: " + ", ".join(f"{name} {number(t[-1])} s" for name, t in times.items()))
+    return times
+
+
 class Bench:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
@@ -177,18 +190,6 @@ class Bench:
         best = fastest(waits)
         return best, waits[best]
 
-    def in_turns(self, turns, measurements):
-        """{name: times}, measured A B C A B C ..., after one round that does not count."""
-        times = {name: [] for name in measurements}
-        for turn in range(turns + 1):
-            for name, measure in measurements.items():
-                seconds = measure()
-                if turn > 0:
-                    times[name].append(seconds)
-            if turn > 0:
-                say(f"  {turn} of {turns}: " + ", ".join(f"{name} {number(t[-1])} s" for name, t in times.items()))
-        return times
-
     def training(self, config):
         what, folder, free = f"training iteration, {config}", self.new_folder(), free_gib()
         ours_gib, torch_gib = config.needed_gib()
@@ -203,7 +204,7 @@ class Bench:
             measurements = {OURS: lambda: ours.ask("step")}
             if ours_gib + torch_gib > free:  # one after the other is better than not at all
                 note += "; not in turns, for lack of memory"
-                times |= self.in_turns(self.turns, measurements)
+                times |= in_turns(self.turns, measurements)
                 ours.close()
                 measurements, free = {}, free_gib()
             if torch_gib > free:
@@ -215,7 +216,7 @@ class Bench:
                     check_losses(ours.ready["losses"], peer.ready["losses"][variant], name)
                     measurements[name] = lambda variant=variant: peer.ask(variant)
             if measurements:
-                times |= self.in_turns(self.turns, measurements)
+                times |= in_turns(self.turns, measurements)
         peers = [Line(what, name, times.get(name, []), note=note) for name in TRAINING_PEERS.values()]
         return compared([Line(what, OURS, times[OURS]), *peers])
 
@@ -273,7 +274,7 @@ class Bench:
                     name: lambda worker=worker, request=request: worker.ask(f"{request} {n}")
                     for name, (worker, request) in workers.items()
                 }
-                times = self.in_turns(self.turns if self.args.quick else 3 * self.turns, measurements)
+                times = in_turns(self.turns if self.args.quick else 3 * self.turns, measurements)
                 lines += compared(
                     [Line(what, name, times.get(name, []), note=notes.get(name, "")) for name in (OURS, *notes)]
                 )
@@ -316,7 +317,7 @@ class Bench:
             }
             bare = f"{OURS}, network only"
             measurements[bare] = lambda: sum(network.ask("forward 1") for _ in range(count))
-            times = self.in_turns(1 if self.args.quick else max(1, self.turns // 3), measurements)
+            times = in_turns(1 if self.args.quick else max(1, self.turns // 3), measurements)
         bare_times = times.pop(bare)
         what = f"translating a folder of {count} images, {config}"
         lines = self.translation_lines(what, times)
@@ -339,7 +340,7 @@ class Bench:
         }
         version = "train_ugatit --version"
         measurements[version] = lambda: run("train_ugatit", [BIN / "train_ugatit", "--version"])
-        times = self.in_turns(self.turns, measurements)
+        times = in_turns(self.turns, measurements)
         version_times = times.pop(version)
         lines = compared(self.translation_lines(f"one image in a fresh process, {config}", times))
         return [*lines, Line("start-up alone", f"{OURS}, {version}", version_times)]
