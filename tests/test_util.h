@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
@@ -17,7 +18,8 @@
 
 namespace test {
 
-// The devices that this build and machine can run operations on.
+// The devices that this build and machine can run operations on. With MINIDL_REQUIRE_CUDA in the environment it is an
+// error that the GPU cannot be used, so that a check of a GPU cannot pass without one.
 inline const std::vector<minidl::DeviceType>& test_devices() {
   static const std::vector<minidl::DeviceType> devices = [] {
     std::vector<minidl::DeviceType> usable{minidl::DeviceType::cpu};
@@ -25,7 +27,7 @@ inline const std::vector<minidl::DeviceType>& test_devices() {
       minidl::backend_of(minidl::DeviceType::cuda);
       usable.push_back(minidl::DeviceType::cuda);
     } catch (const minidl::Error&) {
-      // no GPU here
+      if (std::getenv("MINIDL_REQUIRE_CUDA")) throw;  // else there is no GPU here
     }
     return usable;
   }();
