@@ -86,8 +86,12 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   }
 }
 
-void AtomicFile::commit() {
+void AtomicFile::flush() {
   if (::fsync(descriptor_) != 0) fail_writing();
+}
+
+void AtomicFile::commit() {
+  flush();
   if (::close(std::exchange(descriptor_, -1)) != 0 || ::rename(partial_.c_str(), target_.c_str()) != 0) {
     const int error = errno;
     ::unlink(partial_.c_str());

@@ -31,6 +31,8 @@ class AtomicFile {
 
   // Appends. Throws FileError, for one when the disk is full.
   void write(std::span<const std::byte> bytes);
+  // Waits until what was written is on the disk, as commit() does first. Throws FileError.
+  void flush();
   // Puts the file in the target's place, for good even if the power fails next. Throws FileError; some file systems
   // report a full disk only here. Nothing may be written after it.
   void commit();
