@@ -13,6 +13,7 @@
 #include "apps/training_setup.h"
 #include "core/file.h"
 #include "models/checkpoint.h"
+#include "models/onnx_export.h"
 
 namespace minidl {
 namespace {
@@ -108,7 +109,12 @@ int deploy(const TrainCommand& command) {
     const fs::path file = folder.deploy() / concat_text(direction, ".safetensors");
     save_generator(file, *generator, model.options, direction, trained.step);
     std::cout << "wrote " << file.string() << '\n';
+    if (!can_write_onnx()) continue;
+    const fs::path onnx = folder.deploy() / concat_text(direction, ".onnx");
+    write_onnx(onnx, *generator, direction, trained.step);
+    std::cout << "wrote " << onnx.string() << '\n';
   }
+  if (!can_write_onnx()) std::cout << "no ONNX models: this build of libminidl has no ONNX (MINIDL_ONNX)\n";
   return 0;
 }
 

@@ -5,6 +5,7 @@
 //   metrics.jsonl                                                                      a line per iteration
 //   test/A2B_1.png, ..., test/A2B/<relative path>.png                                  strips and translations
 //   deploy/A2B.safetensors, deploy/B2A.safetensors                                     generators
+//   deploy/A2B.onnx, deploy/B2A.onnx                                                   the same as ONNX models
 #pragma once
 
 #include <cstdint>
