@@ -20,6 +20,7 @@ struct sigaction previous[64];
 void on_fault(int signal, siginfo_t* info, void* context) {
   const void* address = info->si_addr;
   if (jump_set) {
+    if (open_allocation(address)) return;
     // The signal mask is restored by the jump. What the kernel holds needs no giving back.
     jump_set = false;
     fault_message = on_stack_guard(address) ? "overflows its stack"

@@ -10,6 +10,7 @@
 #include <new>
 #include <sstream>
 #include <stdexcept>
+#include <vector>
 
 #include "tests/simt/access.h"
 
@@ -25,13 +26,20 @@ constexpr std::size_t kArena = std::size_t{1} << 40;  // of addresses, not of me
 
 std::size_t pages(std::size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
+// Tells allocations from the pages around them by a flag that has no other meaning here. What differs in it is never
+// merged by the kernel, so that opening and closing the memory of many allocations neither splits nor merges mappings.
+void set_apart(void* memory, std::size_t bytes, bool allocation) {
+  madvise(memory, bytes, allocation ? MADV_DODUMP : MADV_DONTDUMP);
+}
+
 struct Arena {
   char* begin = nullptr;
   char* next = nullptr;
   std::size_t limit = std::size_t{8} << 30;
   std::size_t used = 0;
   int allocations = 0;
-  int open = 0;                                // DeviceAccess that live
+  int accesses = 0;                            // DeviceAccess that live
+  std::vector<char*> opened;                   // since the first of them began
   std::map<const char*, Allocation> live;      // by address
   std::map<const char*, Allocation> released;  // so that messages can tell
   std::map<const char*, std::size_t> pinned;
@@ -42,6 +50,7 @@ Arena& arena() {
     Arena* a = new Arena;  // never destroyed: streams may be in use until the very end
     void* memory = mmap(nullptr, kArena, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::runtime_error("simt: no addresses for device memory");
+    set_apart(memory, kArena, false);
     a->begin = a->next = static_cast<char*>(memory);
     return a;
   }();
@@ -113,12 +122,16 @@ void* allocate_device(std::size_t bytes) {
   const std::size_t aligned = (std::max<std::size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
   const std::size_t size = pages(aligned);
   if (a.next + size + kPage > a.begin + kArena) return nullptr;
-  const Allocation allocation{a.next + size - aligned, bytes, a.allocations++};
+  const Allocation allocation{a.next + size - aligned, bytes, a.allocations++, a.accesses > 0};
   a.next += size + kPage;  // the guard
+  set_apart(first_page(allocation), size, true);
   protect(allocation, PROT_READ | PROT_WRITE);
   poison(first_page(allocation), size);
   watch(allocation, true);
-  if (a.open == 0) protect(allocation, PROT_NONE);
+  if (allocation.open)
+    a.opened.push_back(allocation.address);
+  else
+    protect(allocation, PROT_NONE);
   a.used += bytes;
   a.live.emplace(allocation.address, allocation);
   return allocation.address;
@@ -134,6 +147,7 @@ std::string free_device(void* memory) {
   const bool intact = canaries_intact(allocation);
   madvise(first_page(allocation), page_bytes(allocation), MADV_DONTNEED);
   protect(allocation, PROT_NONE);
+  set_apart(first_page(allocation), page_bytes(allocation), false);
   forget_allocations();
   a.used -= allocation.bytes;
   a.live.erase(found);
@@ -184,8 +198,10 @@ std::string describe_address(const void* address) {
 
 std::string check_canaries() {
   const DeviceAccess access;
-  for (const auto& [address, allocation] : arena().live)
+  for (const auto& [address, allocation] : arena().live) {
+    open_allocation(address);
     if (!canaries_intact(allocation)) return "a kernel has written beyond " + name_of(allocation);
+  }
   return "";
 }
 
@@ -209,14 +225,30 @@ bool is_pinned(const void* memory, std::size_t bytes) {
   return p + bytes <= begin + size;
 }
 
-DeviceAccess::DeviceAccess() {
-  if (arena().open++ == 0)
-    for (const auto& [address, allocation] : arena().live) protect(allocation, PROT_READ | PROT_WRITE);
+bool open_allocation(const void* address) {
+  Arena& a = arena();
+  if (a.accesses == 0 || !in_arena(address)) return false;
+  auto next = a.live.upper_bound(static_cast<const char*>(address));
+  if (next == a.live.begin()) return false;
+  Allocation& allocation = std::prev(next)->second;
+  if (allocation.open || address >= first_page(allocation) + page_bytes(allocation)) return false;
+  protect(allocation, PROT_READ | PROT_WRITE);
+  allocation.open = true;
+  a.opened.push_back(allocation.address);
+  return true;
 }
 
+DeviceAccess::DeviceAccess() { ++arena().accesses; }
+
 DeviceAccess::~DeviceAccess() {
-  if (--arena().open == 0)
-    for (const auto& [address, allocation] : arena().live) protect(allocation, PROT_NONE);
+  Arena& a = arena();
+  if (--a.accesses > 0) return;
+  for (const char* address : a.opened)
+    if (const auto found = a.live.find(address); found != a.live.end()) {
+      protect(found->second, PROT_NONE);
+      found->second.open = false;
+    }
+  a.opened.clear();
 }
 
 }  // namespace simt

@@ -22,7 +22,8 @@ bool is_poison(const char* memory, std::size_t bytes);
 struct Allocation {
   char* address;
   std::size_t bytes;
-  int number;  // counts cudaMalloc
+  int number;         // counts cudaMalloc
+  bool open = false;  // may be touched now
 };
 
 // Null when `limit` bytes would be exceeded.
@@ -48,7 +49,12 @@ void* allocate_pinned(std::size_t bytes);
 bool free_pinned(void* memory);
 bool is_pinned(const void* memory, std::size_t bytes);
 
-// While one lives, device memory can be touched.
+// Opens the allocation that contains the address. False if that is open already, or there is none, or no DeviceAccess
+// lives.
+bool open_allocation(const void* address);
+
+// While one lives, allocations are opened when they are needed: a fault of an operation does so and goes on. That is
+// cheaper than to open all of them for each operation.
 class DeviceAccess {
  public:
   DeviceAccess();

@@ -164,6 +164,7 @@ void require_device(const void* pointer, std::size_t bytes, const char* what) {
   if (!is_device(pointer, bytes))
     throw Fault(cudaErrorIllegalAddress, std::string(what) + ": needs " + std::to_string(bytes) +
                                              " bytes of device memory, got " + describe_address(pointer));
+  open_allocation(pointer);  // a stand-in may have further threads, whose faults nobody handles
 }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::size_t parameter_bytes,
@@ -205,7 +206,9 @@ using namespace simt;
 // --- devices and errors ---------------------------------------------------------------------------------------------
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  *count = visible && *visible == '\0' ? 0 : 1;
+  if (*count == 0) return returned(cudaErrorNoDevice);
   return cudaSuccess;
 }
 
