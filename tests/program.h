@@ -57,7 +57,8 @@ struct ProgramOptions {
                                                            // full disk
 };
 
-// A program that runs in the background with nothing to read on stdin; it dies with the object.
+// A program that runs in the background with nothing to read on stdin; it dies with the object. It sees no GPU unless
+// its arguments name one: its tests are about the programs, and run in the same way and as fast on every machine.
 class Program {
  public:
   static constexpr std::chrono::seconds kTimeout{120};
@@ -66,12 +67,15 @@ class Program {
       : out_(memfd_create("stdout", MFD_CLOEXEC)), err_(memfd_create("stderr", MFD_CLOEXEC)) {
     // What the child does between fork and exec must not allocate, so everything is made here.
     const std::string file = (std::filesystem::path(MINIDL_BIN_DIR) / name).string();
+    std::map<std::string, std::string> environment = options.environment;
+    if (std::find(arguments.begin(), arguments.end(), "cuda") == arguments.end())
+      environment.emplace("CUDA_VISIBLE_DEVICES", "");
     std::vector<std::string> variables;
     for (char** variable = environ; *variable != nullptr; ++variable) {
       const std::string text = *variable;
-      if (!options.environment.contains(text.substr(0, text.find('=')))) variables.push_back(text);
+      if (!environment.contains(text.substr(0, text.find('=')))) variables.push_back(text);
     }
-    for (const auto& [key, value] : options.environment) variables.push_back(key + "=" + value);
+    for (const auto& [key, value] : environment) variables.push_back(key + "=" + value);
     std::vector<char*> argv{const_cast<char*>(file.c_str())}, envp;
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     for (const std::string& variable : variables) envp.push_back(const_cast<char*>(variable.c_str()));

@@ -124,7 +124,7 @@ TEST_CASE("a replaced backend comes back, and scopes nest", "[profile]") {
   }
   CHECK(&backend_of(DeviceType::cpu) == &own);
   CHECK(outer_profile.records().size() == inner_profile.records().size());
-  CHECK_THAT(error_of([] { backend_of(DeviceType::cuda); }), Contains("cuda"));
+  if (test_devices().size() == 1) CHECK_THAT(error_of([] { backend_of(DeviceType::cuda); }), Contains("cuda"));
 }
 
 TEST_CASE("a profile's table is sorted by share and accounts for all time", "[profile]") {

@@ -141,7 +141,8 @@ TEST_CASE("train_ugatit: a broken image stops training by its name, and what was
 
 TEST_CASE("train_ugatit: a GPU that is not there") {
   const TrainRun run;
-  check_failure(run.train("--device cuda"), run, {"cuda", "cpu"});
+  const test::ProgramOptions hidden{.environment = {{"CUDA_VISIBLE_DEVICES", ""}}};
+  check_failure(run.run(TrainRun::kTiny + "--device cuda", hidden), run, {"cuda", "cpu"});
   CHECK_FALSE(fs::exists(run.results()));
 }
 
