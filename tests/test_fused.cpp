@@ -12,24 +12,24 @@ TEST_CASE("norms that pad their result equal norm and reflection_pad2d to the bi
   for (const Nchw& large : large_image_cases())
     if (large.h > 1) cases.push_back(large);
   for (const DeviceType device : test_devices())
-    for (const Nchw& d : cases)
-      for (const std::int64_t pad : {1, 3})
-        for (const bool relu : {false, true}) {
-          if (pad >= d.h || pad >= d.w) continue;
-          INFO(d.shape() << ", pad " << pad << (relu ? ", relu" : ""));
-          const Tensor x = random_tensor(d.shape(), device, 1), residual = random_tensor(d.shape(), device, 2);
-          const Tensor rho = random_tensor({1, d.c, 1, 1}, device, 3, 0.5f, 0.2f);
-          const Tensor gamma = random_tensor({d.n, d.c}, device, 4), beta = random_tensor({d.n, d.c}, device, 5);
-          const NormOptions plain{.relu = relu}, padded{.relu = relu, .pad = pad};
-          const auto instance = instance_norm(x, padded);
-          CHECK(same_bits(instance, reflection_pad2d(instance_norm(x, plain), pad)));
-          CHECK(same_bits(instance, instance_norm(leaf(x), padded)));
-          CHECK(
-              same_bits(instance_norm(x, padded, residual), reflection_pad2d(instance_norm(x, plain, residual), pad)));
-          const auto adaptive = layer_instance_norm(x, rho, gamma, beta, padded, residual);
-          CHECK(same_bits(adaptive, reflection_pad2d(layer_instance_norm(x, rho, gamma, beta, plain, residual), pad)));
-          CHECK(same_bits(adaptive, layer_instance_norm(x, leaf(rho), gamma, beta, padded, residual)));
-        }
+    for (std::size_t i = 0; i < cases.size(); ++i)
+      for (const std::int64_t pad : {1, 3}) {
+        const Nchw& d = cases[i];
+        const bool relu = (pad == 1) == (i % 2 == 0);
+        if (pad >= d.h || pad >= d.w) continue;
+        INFO(d.shape() << ", pad " << pad << (relu ? ", relu" : ""));
+        const Tensor x = random_tensor(d.shape(), device, 1), residual = random_tensor(d.shape(), device, 2);
+        const Tensor rho = random_tensor({1, d.c, 1, 1}, device, 3, 0.5f, 0.2f);
+        const Tensor gamma = random_tensor({d.n, d.c}, device, 4), beta = random_tensor({d.n, d.c}, device, 5);
+        const NormOptions plain{.relu = relu}, padded{.relu = relu, .pad = pad};
+        const auto instance = instance_norm(x, padded);
+        CHECK(same_bits(instance, reflection_pad2d(instance_norm(x, plain), pad)));
+        CHECK(same_bits(instance, instance_norm(leaf(x), padded)));
+        CHECK(same_bits(instance_norm(x, padded, residual), reflection_pad2d(instance_norm(x, plain, residual), pad)));
+        const auto adaptive = layer_instance_norm(x, rho, gamma, beta, padded, residual);
+        CHECK(same_bits(adaptive, reflection_pad2d(layer_instance_norm(x, rho, gamma, beta, plain, residual), pad)));
+        CHECK(same_bits(adaptive, layer_instance_norm(x, leaf(rho), gamma, beta, padded, residual)));
+      }
 }
 
 TEST_CASE("the gradient passes through a norm that pads", "[fused]") {
@@ -45,22 +45,24 @@ TEST_CASE("the gradient passes through a norm that pads", "[fused]") {
 }
 
 TEST_CASE("upsample_nearest that pads equals upsample_nearest and reflection_pad2d to the bit", "[fused]") {
+  const std::vector<Nchw> cases = image_cases();
   for (const DeviceType device : test_devices())
-    for (const Nchw& d : image_cases())
-      for (const std::int64_t scale : {1, 2, 3})
-        for (const std::int64_t pad : {1, 2}) {
-          if (pad >= d.h * scale || pad >= d.w * scale) continue;
-          INFO(d.shape() << ", scale " << scale << ", pad " << pad);
-          const Tensor x = random_tensor(d.shape(), device, 1), recorded = leaf(x), apart = leaf(x);
-          const Tensor expected = reflection_pad2d(upsample_nearest(apart, scale), pad);
-          CHECK(same_bits(upsample_nearest(x, scale, pad), expected));
-          const Tensor y = upsample_nearest(recorded, scale, pad);
-          CHECK(same_bits(y, expected));
-          const Tensor cotangent = random_like(y, 2);
-          backward({{y, cotangent}});
-          backward({{expected, cotangent}});
-          CHECK(same_bits(recorded.grad(), apart.grad()));
-        }
+    for (std::size_t i = 0; i < cases.size(); ++i)
+      for (const std::int64_t scale : {1, 2, 3}) {
+        const Nchw& d = cases[i];
+        const std::int64_t pad = 1 + (static_cast<std::int64_t>(i) + scale) % 2;
+        if (pad >= d.h * scale || pad >= d.w * scale) continue;
+        INFO(d.shape() << ", scale " << scale << ", pad " << pad);
+        const Tensor x = random_tensor(d.shape(), device, 1), recorded = leaf(x), apart = leaf(x);
+        const Tensor expected = reflection_pad2d(upsample_nearest(apart, scale), pad);
+        CHECK(same_bits(upsample_nearest(x, scale, pad), expected));
+        const Tensor y = upsample_nearest(recorded, scale, pad);
+        CHECK(same_bits(y, expected));
+        const Tensor cotangent = random_like(y, 2);
+        backward({{y, cotangent}});
+        backward({{expected, cotangent}});
+        CHECK(same_bits(recorded.grad(), apart.grad()));
+      }
 }
 
 TEST_CASE("conv1x1_of_scaled equals the convolution of the two scaled images", "[fused]") {

@@ -111,6 +111,16 @@ TEST_CASE("conv2d with a 1x1 kernel", "[conv]") {
     for (const ConvCase& c : cases) check_conv(c, device);
 }
 
+TEST_CASE("conv2d of odd and very many channels", "[conv]") {
+  const ConvCase cases[] = {
+      {{3, 31, 1, 1}, 33, 1, {}, true},  {{3, 257, 1, 1}, 3, 1, {}, false},    {{1, 2048, 1, 1}, 3, 1, {}, true},
+      {{3, 3, 1, 1}, 2048, 1, {}, true}, {{1, 33, 3, 3}, 31, 3, {1, 1}, true}, {{3, 1, 31, 33}, 1, 3, {1, 1}, false},
+      {{1, 1, 3, 3}, 257, 3, {}, true},  {{1, 2048, 3, 3}, 1, 3, {}, true},    {{1, 3, 3, 257}, 5, 3, {1, 1}, true},
+  };
+  for (const DeviceType device : test_devices())
+    for (const ConvCase& c : cases) check_conv(c, device);
+}
+
 TEST_CASE("conv2d of tall and wide images", "[conv]") {
   const ConvCase cases[] = {
       {{1, 1, 40, 3}, 8, 3, {1, 1}, true},
@@ -152,8 +162,9 @@ TEST_CASE("linear equals its definition", "[conv]") {
     std::int64_t rows, in, out;
     bool bias;
   };
-  const Case cases[] = {{1, 16, 32, true}, {3, 5, 7, true},    {2, 100, 1, false},
-                        {1, 1, 1, true},   {4, 1000, 8, true}, {2, 24, 24, false}};
+  const Case cases[] = {{1, 16, 32, true},  {3, 5, 7, true},    {2, 100, 1, false}, {1, 1, 1, true},
+                        {4, 1000, 8, true}, {2, 24, 24, false}, {3, 257, 31, true}, {3, 2048, 3, false},
+                        {1, 33, 257, true}, {3, 1, 2048, true}};
   for (const DeviceType device : test_devices())
     for (const Case& c : cases) {
       INFO(c.rows << " rows, " << c.in << " to " << c.out);
