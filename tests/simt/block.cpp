@@ -194,7 +194,8 @@ void check_all_finished() {
   stop_message = text.str();
 }
 
-void run_block() {
+// Not inlined, nor is stop_by_fault: what they build must not live in the frame that faults jump to.
+[[gnu::noinline]] void run_block() {
   started = at_barrier = 0;
   ready.clear();
   ready_begin = 0;
@@ -203,6 +204,15 @@ void run_block() {
   shuffle_order();
   while (started < threads && !stopped) leave(true);
   if (!stopped) check_all_finished();
+}
+
+// After the jump out of a fault.
+[[gnu::noinline]] void stop_by_fault() {
+  Fiber::after_jump();
+  pause_checks();
+  stopped = true;
+  stop_error = cudaErrorIllegalAddress;
+  stop_message = running_thread() + ": " + FaultScope::message();
 }
 
 uint3 position(std::uint64_t i, dim3 extent) {
@@ -250,11 +260,7 @@ void run_grid(const std::string& kernel, dim3 grid, dim3 block, const Call& call
       shared.after_block();
     }
   } else {
-    Fiber::after_jump();
-    pause_checks();
-    stopped = true;
-    stop_error = cudaErrorIllegalAddress;
-    stop_message = running_thread() + ": " + FaultScope::message();
+    stop_by_fault();
   }
   on_kernel = false;
   end_launch();
