@@ -125,11 +125,18 @@ void CommandLine::positional(std::vector<std::string>& target, const std::string
   options_->custom_help("[OPTION...] " + usage);  // positional_help shows only with names for the words
 }
 
+// A path has at most 4096 bytes. cxxopts matches words with std::regex, whose recursion some ten thousand characters
+// take beyond the end of the stack.
+constexpr std::size_t kMaxWord = 8192;
+
 // cxxopts takes a boolean's value only as --flag=value.
 std::vector<std::string> CommandLine::with_joined_booleans(int argc, const char* const* argv) const {
   std::vector<std::string> words;
   for (int i = 0; i < argc; ++i) {
     std::string word = argv[i];
+    if (word.size() > kMaxWord)
+      throw UsageError(concat_text("a word of ", word.size(), " characters, '", word.substr(0, 20),
+                                   "...', is longer than any flag or path; see ", program_, " --help"));
     if (word == "--") {
       words.insert(words.end(), argv + i, argv + argc);
       break;

@@ -258,3 +258,9 @@ TEST_CASE("training options: flags given anew win over stored ones, except those
   CHECK_THROWS_WITH(merged_options(stored, train({"--light", "false"}), notes),
                     Contains("--light: false instead of the checkpoint's true"));
 }
+
+TEST_CASE("words far longer than any path end in a usage error, not in the end of the stack") {
+  for (const std::string& word : {"--dataset=" + std::string(120'000, 'a'), "-" + std::string(120'000, 'a'),
+                                  "-a=" + std::string(120'000, 'a'), std::string(120'000, 'a')})
+    CHECK_THROWS_WITH(train({word}), Contains("longer than any flag or path"));
+}
