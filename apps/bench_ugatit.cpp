@@ -45,7 +45,7 @@ struct NamedTensor {
 
 void write_tensors(const std::filesystem::path& file, const std::vector<NamedTensor>& tensors) {
   std::vector<float> values;  // of the tensor being written
-  std::vector<SafetensorsEntry> entries;
+  std::vector<ArrayEntry> entries;
   for (const auto& [name, tensor] : tensors)
     entries.push_back({name, Dtype::f32, tensor.shape().extents(), [&values, tensor = tensor.detach()] {
                          values = tensor.to_host();

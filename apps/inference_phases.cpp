@@ -24,21 +24,30 @@ namespace fs = std::filesystem;
 struct TrainedModel {
   std::int64_t step;
   std::unique_ptr<Ugatit> model;
-  std::unique_ptr<SafetensorsFile> file;
+  std::unique_ptr<ArrayFile> file;
   TrainOptions options;  // of the run, with the flags given anew
 
   TrainedModel(const RunFolder& folder, const TrainCommand& command)
-      : file(require_checkpoint(folder)), options(command.options) {
-    const CheckpointInfo info = checkpoint_info(*file);
+      : file(require_checkpoint(folder, command.options)), options(command.options) {
+    CheckpointInfo info = checkpoint_info(*file);
+    check(info.kind != CheckpointInfo::Kind::generator, file->path().string(),
+          " holds one generator; this needs a checkpoint of a training");
+    require_networks(*file, info);
     std::vector<std::string> notes;
     const auto stored = nlohmann::json::parse(info.configuration, nullptr, /*allow_exceptions=*/false);
-    if (stored.is_object()) options = merged_options(train_options_from_json(stored), command, notes);
+    if (info.kind == CheckpointInfo::Kind::networks) {
+      options = options_with_networks(info, command, notes);
+      info.options = options.model();
+      for (const std::string& note : notes) std::cout << note << '\n';
+    } else if (stored.is_object()) {
+      options = merged_options(train_options_from_json(stored), command, notes);
+    }
     Random random = Random::blank();
     model = std::make_unique<Ugatit>(random, info.options);
     load_networks(*file, *model);
     set_training(*model, false);
     step = info.step;
-    std::cout << "using " << file->path().string() << ", iteration " << step << '\n';
+    std::cout << "using " << file->path().string() << (step >= 0 ? concat_text(", iteration ", step) : "") << '\n';
   }
 };
 

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "core/check.h"
+#include "core/safetensors.h"
 #include "models/checkpoint.h"
 
 namespace minidl {
@@ -40,6 +41,17 @@ bool RunFolder::has_results() const {
   return fs::exists(metrics(), ignored);
 }
 
+bool RunFolder::has_checkpoints() const {
+  std::error_code ignored;
+  return fs::exists(latest_checkpoint(), ignored) || !numbered_checkpoints().empty();
+}
+
+bool RunFolder::contains(const fs::path& file) const {
+  std::error_code ignored;
+  const fs::path inside = fs::weakly_canonical(file, ignored).lexically_relative(fs::weakly_canonical(root_, ignored));
+  return !inside.empty() && *inside.begin() != "..";
+}
+
 void RunFolder::clear() const {
   std::error_code error;
   for (const char* entry : {"model", "img", "test", "deploy", "metrics.jsonl"}) {
@@ -71,19 +83,22 @@ void RunFolder::prune(std::int64_t keep) const {
   for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < files.size(); ++i) fs::remove(files[i], ignored);
 }
 
-std::unique_ptr<SafetensorsFile> RunFolder::newest_checkpoint(
-    const std::function<void(const std::string&)>& report) const {
+std::unique_ptr<ArrayFile> RunFolder::newest_checkpoint(const std::function<void(const std::string&)>& report) const {
   // Names are only names: a file's step is what it says itself.
   std::vector<fs::path> files = numbered_checkpoints();
   std::error_code ignored;
   if (fs::exists(latest_checkpoint(), ignored)) files.push_back(latest_checkpoint());
-  std::unique_ptr<SafetensorsFile> newest;
+  std::unique_ptr<ArrayFile> newest;
   std::int64_t newest_step = -1;
   for (const fs::path& path : files) {
     try {
       auto file = std::make_unique<SafetensorsFile>(path);
       const CheckpointInfo info = checkpoint_info(*file);
-      if (info.kind != CheckpointInfo::Kind::training || info.step < newest_step) continue;
+      if (info.kind != CheckpointInfo::Kind::training) {
+        report(concat_text("skipping ", path.string(), ", which is no checkpoint of a training"));
+        continue;
+      }
+      if (info.step < newest_step) continue;
       newest_step = info.step;
       newest = std::move(file);
     } catch (const Error& error) {

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "core/safetensors.h"
+#include "core/arrays.h"
 
 namespace minidl {
 
@@ -33,13 +33,17 @@ class RunFolder {
 
   // Whether an earlier run has left results here.
   bool has_results() const;
+  // Whether it has left checkpoints of ours.
+  bool has_checkpoints() const;
+  // Whether a file lies among the results, where clear() would delete it.
+  bool contains(const std::filesystem::path& file) const;
   // Deletes model/, img/, test/, deploy/ and metrics.jsonl with all they hold; what else lies in the folder stays.
   void clear() const;
   // Deletes all but the newest `keep` numbered checkpoints.
   void prune(std::int64_t keep) const;
 
   // The checkpoint of the most steps that can be read; null if there is none. Each newer one that cannot is reported.
-  std::unique_ptr<SafetensorsFile> newest_checkpoint(const std::function<void(const std::string&)>& report) const;
+  std::unique_ptr<ArrayFile> newest_checkpoint(const std::function<void(const std::string&)>& report) const;
 
  private:
   std::vector<std::filesystem::path> numbered_checkpoints() const;  // oldest first

@@ -47,6 +47,11 @@ void for_each_flag(Options& o, F f) {
   f("latest_freq", Kind::run, o.latest_freq, "iterations between saves of the latest checkpoint", Range{1, kMany});
   f("keep", Kind::run, o.keep, "numbered checkpoints to keep; 0 keeps all", Range{0, kMany});
   f("resume", Kind::call, o.resume, "continue from the newest checkpoint of the run", Range{});
+  f("resume_from", Kind::call, o.resume_from,
+    "continue from this checkpoint, ours or the official program's .pt; one of the run's own goes first with --resume",
+    Words{});
+  f("init_from", Kind::call, o.init_from, "begin at iteration 0 with the networks of this checkpoint; likewise",
+    Words{});
   f("overwrite", Kind::call, o.overwrite, "delete the results of an earlier run of the same name first", Range{});
   f("seed", Kind::run, o.seed, "replays torch.manual_seed(seed) of the reference; -1 chooses one and records it",
     Range{-1, 9.2e18});
@@ -93,6 +98,21 @@ std::string TrainOptions::name() const {
   return path.filename().string();
 }
 
+namespace {
+
+// Throws UsageError unless the networks take images of --img_size.
+void check_size(const TrainOptions& o) {
+  if (o.img_size % 4 != 0)
+    throw UsageError(concat_text("--img_size must be a multiple of 4, not ", o.img_size, "; the nearest are ",
+                                 o.img_size / 4 * 4, " and ", o.img_size / 4 * 4 + 4));
+  const std::int64_t smallest = Discriminator::smallest_image(o.n_dis + 1);
+  if (o.img_size < smallest)
+    throw UsageError(concat_text("--img_size ", o.img_size, " is too small for the discriminators; with --n_dis ",
+                                 o.n_dis, " it must be at least ", smallest));
+}
+
+}  // namespace
+
 std::optional<TrainCommand> parse_train_command(int argc, const char* const* argv) {
   TrainCommand command;
   TrainOptions& o = command.options;
@@ -108,15 +128,13 @@ std::optional<TrainCommand> parse_train_command(int argc, const char* const* arg
     if (line.given(name)) command.given.insert(name);
   });
   if (o.img_ch == 2) throw UsageError("--img_ch must be 3 (colour) or 1 (grey), not 2");
-  if (o.img_size % 4 != 0)
-    throw UsageError(concat_text("--img_size must be a multiple of 4, not ", o.img_size, "; the nearest are ",
-                                 o.img_size / 4 * 4, " and ", o.img_size / 4 * 4 + 4));
-  const std::int64_t smallest = Discriminator::smallest_image(o.n_dis + 1);
-  if (o.img_size < smallest)
-    throw UsageError(concat_text("--img_size ", o.img_size, " is too small for the discriminators; with --n_dis ",
-                                 o.n_dis, " it must be at least ", smallest));
+  if (o.resume_from.empty() && o.init_from.empty()) check_size(o);  // else the networks are not known yet
   if (o.resume && o.overwrite)
     throw UsageError("--resume continues a run and --overwrite deletes it: give one of them");
+  if (!o.resume_from.empty() && !o.init_from.empty())
+    throw UsageError("--resume_from continues a training and --init_from begins one: give one of them");
+  if (o.phase != "train" && !o.init_from.empty())
+    throw UsageError("--init_from begins a training; --phase " + o.phase + " takes --resume_from");
   return command;
 }
 
@@ -157,6 +175,27 @@ TrainOptions merged_options(const TrainOptions& stored, const TrainCommand& comm
     if (kind != Kind::call) merged.at(name).get_to(field);
   });
   return result;
+}
+
+TrainOptions options_with_networks(const CheckpointInfo& networks, const TrainCommand& command,
+                                   std::vector<std::string>& notes) {
+  const UgatitOptions& n = networks.options;
+  TrainOptions fixed = command.options;
+  fixed.light = n.light;
+  fixed.ch = n.channels;
+  fixed.n_res = n.residual_blocks;
+  fixed.n_dis = n.discriminator_depth;
+  fixed.img_ch = n.image_channels;
+  if (!n.light || !command.given.count("img_size")) {
+    fixed.img_size = n.image_size;
+    if (!networks.size_known)
+      notes.push_back(
+          concat_text("the checkpoint does not say for which image size its light model was trained; taking ",
+                      n.image_size, ", --img_size says otherwise"));
+  }
+  TrainOptions options = merged_options(fixed, command, notes);
+  check_size(options);
+  return options;
 }
 
 }  // namespace minidl

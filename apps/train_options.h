@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "models/ugatit.h"
+#include "models/checkpoint_info.h"
 
 namespace minidl {
 
@@ -39,6 +39,8 @@ struct TrainOptions {
   std::int64_t latest_freq = 1000;
   std::int64_t keep = 0;
   bool resume = false;
+  std::string resume_from;  // a checkpoint to continue from
+  std::string init_from;    // a checkpoint to take the networks from
   bool overwrite = false;
   std::int64_t seed = -1;  // negative: not given
   std::int64_t threads = 0;
@@ -67,5 +69,11 @@ TrainOptions train_options_from_json(const nlohmann::json& json);
 // The options of a resumed run: what the checkpoint stored, overridden by the flags given anew, each override described
 // by a line in `notes`. Throws Error if a flag that fixes the networks differs.
 TrainOptions merged_options(const TrainOptions& stored, const TrainCommand& command, std::vector<std::string>& notes);
+
+// The options of a run that begins with the networks of a file: those of the command, with what the networks fix. Of a
+// light model, which takes any size, the size is the command's if given there; `notes` say where it is a guess. Throws
+// Error if a flag that fixes the networks differs.
+TrainOptions options_with_networks(const CheckpointInfo& networks, const TrainCommand& command,
+                                   std::vector<std::string>& notes);
 
 }  // namespace minidl

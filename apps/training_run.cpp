@@ -63,17 +63,7 @@ class TrainingRun {
     use_precision(device_, command.options.precision);
     check(!command.options.cuda_graph || backend_of(device_).can_record(),
           "--cuda_graph needs a GPU; this run is on the ", backend_of(device_).name());
-    std::unique_ptr<SafetensorsFile> start;
-    if (command.options.resume) {
-      start = folder_.newest_checkpoint(warn);
-      if (!start) std::cout << "there is no checkpoint in " << folder_.root().string() << "; beginning anew\n";
-    } else if (command.options.overwrite) {
-      folder_.clear();
-    } else {
-      check(!folder_.has_results(), "there are results of an earlier run in ", folder_.root().string(),
-            "; continue it with --resume true, or delete it with --overwrite true");
-    }
-    start ? resume(command, *start) : begin(command);
+    start(command);
     std::cout << run_summary(options_, *model_, folder_, device_, threads_) << std::flush;
   }
 
@@ -128,6 +118,36 @@ class TrainingRun {
   }
 
  private:
+  void start(const TrainCommand& command) {
+    const TrainOptions& o = command.options;
+    const std::string given = !o.resume_from.empty() ? o.resume_from : o.init_from;
+    std::unique_ptr<ArrayFile> own, file;
+    if (o.resume) {
+      own = folder_.newest_checkpoint(warn);
+      if (!own)
+        std::cout << "there is no checkpoint in " << folder_.root().string()
+                  << (given.empty() ? "; beginning anew\n" : "; beginning with " + given + "\n");
+    }
+    if (own) return resume(command, *own);
+    if (!given.empty()) file = open_array_file(given);
+    if (o.overwrite) {
+      check(!file || !folder_.contains(given), "--overwrite would delete ", given,
+            ", from which the run is to begin; move it elsewhere first");
+    } else if (!o.resume) {
+      // The official program keeps its checkpoints in the same place: its results are not in the way of its own.
+      check(file && folder_.contains(given) ? !folder_.has_checkpoints() : !folder_.has_results(),
+            "there are results of an earlier run in ", folder_.root().string(),
+            "; continue it with --resume true, or delete it with --overwrite true");
+    }
+    if (!file)
+      begin(command);
+    else if (!o.resume_from.empty() && checkpoint_info(*file).kind == CheckpointInfo::Kind::training)
+      resume(command, *file);
+    else
+      begin_with(command, *file);
+    if (o.overwrite) folder_.clear();  // now that nothing can be wrong with the file and the flags
+  }
+
   void begin(const TrainCommand& command) {
     options_ = command.options;
     options_.seed = chosen_seed(options_.seed);
@@ -137,10 +157,40 @@ class TrainingRun {
     data_state_ = TrainingDataState::first(images_, random);
   }
 
-  void resume(const TrainCommand& command, const SafetensorsFile& file) {
+  // With the networks of a file that holds no more, or of which no more is wanted.
+  void begin_with(const TrainCommand& command, const ArrayFile& file) {
+    const CheckpointInfo info = checkpoint_info(file);
+    const bool resumed = !command.options.resume_from.empty();
+    check(info.kind != CheckpointInfo::Kind::generator, file.path().string(),
+          " holds one generator; training needs all six networks");
+    check(!resumed || info.step >= 0, file.path().string(),
+          " does not say how long it was trained: rename it to something like ",
+          folder_.checkpoint(100'000).stem().string(), file.path().extension().string(),
+          ", or begin at iteration 0 with --init_from");
+    require_networks(file, info);
+    TrainCommand with_networks = command;
+    std::vector<std::string> notes;
+    with_networks.options = options_with_networks(info, command, notes);
+    const std::string foreign = foreign_arrays(file, info);
+    if (info.kind == CheckpointInfo::Kind::networks && !foreign.empty()) notes.push_back("not used: " + foreign);
+    for (const std::string& note : notes) std::cout << note << '\n';
+    begin(with_networks);
+    load_networks(file, *model_);
+    if (resumed) {
+      trainer_->restore(info.step, 0);
+      step_ = info.step;
+      std::cout << "continuing from " << file.path().string() << ", iteration " << step_
+                << "; it holds the networks only, so Adam's moments and the order of the images start afresh\n";
+    } else {
+      std::cout << "beginning with the networks of " << file.path().string() << '\n';
+    }
+  }
+
+  void resume(const TrainCommand& command, const ArrayFile& file) {
     const CheckpointInfo info = checkpoint_info(file);
     const auto stored = nlohmann::json::parse(info.configuration, nullptr, /*allow_exceptions=*/false);
     check(stored.is_object(), file.path().string(), " holds no configuration of train_ugatit");
+    require_networks(file, info);
     std::vector<std::string> notes;
     options_ = merged_options(train_options_from_json(stored), command, notes);
     for (const std::string& note : notes) std::cout << note << '\n';

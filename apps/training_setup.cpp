@@ -36,14 +36,15 @@ fs::path existing_parent(fs::path folder) {
 
 }  // namespace
 
-std::unique_ptr<SafetensorsFile> require_checkpoint(const RunFolder& folder) {
+std::unique_ptr<ArrayFile> require_checkpoint(const RunFolder& folder, const TrainOptions& options) {
+  if (!options.resume_from.empty()) return open_array_file(options.resume_from);
   auto file = folder.newest_checkpoint(warn);
   check(file != nullptr, "there is no checkpoint in ", (folder.root() / "model").string(),
         "; train first, with the same --dataset and --result_dir");
   return file;
 }
 
-void set_up_convolutions(DeviceType device, const TrainOptions& options, const SafetensorsFile* checkpoint) {
+void set_up_convolutions(DeviceType device, const TrainOptions& options, const ArrayFile* checkpoint) {
   Backend& backend = backend_of(device);
   use_precision(device, options.precision);
   backend.set_benchmark(false);  // forgets

@@ -13,12 +13,13 @@ namespace minidl {
 // --dataset as a folder: a name under dataset/, or a path. Throws Error if neither exists.
 std::filesystem::path dataset_folder(const TrainOptions& options);
 
-// The newest readable checkpoint of a run that must have one. Throws Error otherwise.
-std::unique_ptr<SafetensorsFile> require_checkpoint(const RunFolder& folder);
+// The file of --resume_from, or else the newest readable checkpoint of a run that must have one. Throws Error
+// otherwise.
+std::unique_ptr<ArrayFile> require_checkpoint(const RunFolder& folder, const TrainOptions& options);
 
 // Lets the device compute convolutions as the options say: --precision and --benchmark_flag, with the choices that the
 // checkpoint holds, if one is given. Throws Error if the device lacks the precision.
-void set_up_convolutions(DeviceType device, const TrainOptions& options, const SafetensorsFile* checkpoint);
+void set_up_convolutions(DeviceType device, const TrainOptions& options, const ArrayFile* checkpoint);
 
 // Prints `line` as a warning on stderr.
 void warn(const std::string& line);

@@ -23,7 +23,11 @@ int main(int argc, char** argv) {
     const DeviceType device = choose_device(options->device);
     use_threads(options->threads);
     use_precision(device, options->precision);
-    Translator translator(load_translation_model(*options), *options, device);
+    TranslationModel model = load_translation_model(*options);
+    if (!model.size_known && options->size.empty())
+      std::cout << options->checkpoint << " does not say for which image size its light model was trained; taking "
+                << model.options.image_size << ", --size says otherwise\n";
+    Translator translator(std::move(model), *options, device);
     install_interrupt_handler();
     const auto total = static_cast<std::int64_t>(plan.items.size());
     Progress progress(std::cout, isatty(STDOUT_FILENO), "images", 0, total);

@@ -11,7 +11,7 @@ std::optional<TranslateOptions> parse_translate_command(int argc, const char* co
       "translate_images",
       "Translates images with a trained U-GAT-IT. INPUT are images, folders or both; OUTPUT is a file for one "
       "image, else a folder.");
-  line.flag("checkpoint", o.checkpoint, "a training checkpoint or a deployed generator (.safetensors)");
+  line.flag("checkpoint", o.checkpoint, "a training checkpoint, a deployed generator, or the official program's .pt");
   line.flag("direction", o.direction, "A2B or B2A; A2B unless the file holds only the other", {"", "A2B", "B2A"});
   line.flag("size", o.size,
             "side in pixels that images are resized to, or native for the image's own size (light models)");
@@ -29,7 +29,7 @@ std::optional<TranslateOptions> parse_translate_command(int argc, const char* co
   if (!line.parse(argc, argv)) return std::nullopt;
 
   if (o.checkpoint.empty())
-    throw UsageError("--checkpoint is missing: name a .safetensors file that train_ugatit has written");
+    throw UsageError("--checkpoint is missing: name a file that train_ugatit, or the official program, has written");
   if (words.size() < 2)
     throw UsageError("give at least one INPUT and an OUTPUT: translate_images --checkpoint FILE INPUT... OUTPUT");
   if (!o.size.empty() && o.size != "native") {

@@ -42,16 +42,17 @@ Image overlay(const Image& image, const Image& heat) {
 }  // namespace
 
 TranslationModel load_translation_model(const TranslateOptions& o) {
-  const SafetensorsFile file(o.checkpoint);
+  const std::unique_ptr<ArrayFile> opened = open_array_file(o.checkpoint);
+  const ArrayFile& file = *opened;
   const CheckpointInfo info = checkpoint_info(file);
   const bool single = info.kind == CheckpointInfo::Kind::generator;
-  const std::string direction = !o.direction.empty() ? o.direction : single ? info.direction : "A2B";
+  const std::string direction = !o.direction.empty() ? o.direction : !info.direction.empty() ? info.direction : "A2B";
   std::optional<Generator> forward = load_generator(file, direction);
   check(forward.has_value(), o.checkpoint, " holds the generator ", info.direction, " only; --direction ", direction,
         " needs another file");
   std::optional<Generator> back;
   if (!single && o.strip) back = load_generator(file, direction == "A2B" ? "B2A" : "A2B");
-  return {info.options, direction, std::move(*forward), std::move(back)};
+  return {info.options, info.size_known, direction, std::move(*forward), std::move(back)};
 }
 
 // An image as read: the pixels that the network sees, and the source's size for --keep_size.

@@ -18,6 +18,7 @@ namespace minidl {
 // What a checkpoint offers for one direction.
 struct TranslationModel {
   UgatitOptions options;
+  bool size_known = true;  // else options.image_size is a guess (CheckpointInfo)
   std::string direction;
   Generator forward;
   std::optional<Generator> back;  // absent from a file of a single generator

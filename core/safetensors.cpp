@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -13,21 +12,9 @@
 namespace minidl {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "the format is little-endian, and so are the views of it");
-
-struct DtypeName {
-  Dtype dtype;
-  const char* name;
-  std::size_t size;
-};
-constexpr std::array<DtypeName, 8> kDtypes{{{Dtype::f32, "F32", 4},
-                                            {Dtype::f64, "F64", 8},
-                                            {Dtype::f16, "F16", 2},
-                                            {Dtype::bf16, "BF16", 2},
-                                            {Dtype::i64, "I64", 8},
-                                            {Dtype::i32, "I32", 4},
-                                            {Dtype::u8, "U8", 1},
-                                            {Dtype::boolean, "BOOL", 1}}};
+// Every type that Dtype has.
+constexpr std::array kDtypes{Dtype::f32, Dtype::f64, Dtype::f16, Dtype::bf16,
+                             Dtype::i64, Dtype::i32, Dtype::u8,  Dtype::boolean};
 
 constexpr const char* kMetadataKey = "__metadata__";
 // Where the data begins: the header is padded to this, so that arrays written in order stay aligned for vectors.
@@ -42,39 +29,6 @@ constexpr int kMaxDepth = 8;
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
   throw CheckpointError(concat_text(parts...));
-}
-
-const DtypeName& entry_of(Dtype dtype) {
-  return *std::find_if(kDtypes.begin(), kDtypes.end(), [=](const DtypeName& d) { return d.dtype == dtype; });
-}
-
-// The bytes of an array; none if an extent is negative or no file could hold them.
-std::optional<std::uint64_t> byte_count(std::size_t element, std::span<const std::int64_t> shape) {
-  std::uint64_t bytes = element;
-  for (std::int64_t extent : shape) {
-    const std::uint64_t n = static_cast<std::uint64_t>(extent);
-    if (extent < 0 || (n != 0 && bytes > (std::uint64_t{1} << 62) / n)) return std::nullopt;
-    bytes *= n;
-  }
-  return bytes;
-}
-
-// 1234567 as "1,234,567".
-std::string grouped(std::uint64_t number) {
-  const std::string digits = std::to_string(number);
-  std::string text;
-  for (std::size_t i = 0; i < digits.size(); ++i) {
-    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
-    text += digits[i];
-  }
-  return text;
-}
-
-// A name out of a file, fit for a message whatever it holds.
-std::string quoted(const std::string& name) {
-  constexpr std::size_t kShown = 100;
-  const std::string shown = name.size() > kShown ? name.substr(0, kShown) + "..." : name;
-  return nlohmann::json(shown).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
 // An array as the header describes it.
@@ -132,20 +86,18 @@ nlohmann::json parse_json(std::span<const std::byte> text) {
 
 }  // namespace
 
-std::size_t size_of(Dtype dtype) { return entry_of(dtype).size; }
-
-void write_safetensors(const std::filesystem::path& file, std::span<const SafetensorsEntry> entries,
-                       const SafetensorsMetadata& metadata) {
+void write_safetensors(const std::filesystem::path& file, std::span<const ArrayEntry> entries,
+                       const ArrayMetadata& metadata) {
   nlohmann::ordered_json header;
   header[kMetadataKey] = metadata;
   std::uint64_t offset = 0;
   std::vector<std::uint64_t> sizes;
-  for (const SafetensorsEntry& entry : entries) {
+  for (const ArrayEntry& entry : entries) {
     const auto bytes = byte_count(size_of(entry.dtype), entry.shape);
     check(bytes.has_value(), "cannot write ", file.string(), ": ", entry.name, " has an impossible shape");
     check(!header.contains(entry.name), "cannot write ", file.string(), ": the name ", entry.name, " is taken");
     header[entry.name] = {
-        {"dtype", entry_of(entry.dtype).name}, {"shape", entry.shape}, {"data_offsets", {offset, offset + *bytes}}};
+        {"dtype", name_of(entry.dtype)}, {"shape", entry.shape}, {"data_offsets", {offset, offset + *bytes}}};
     sizes.push_back(*bytes);
     offset += *bytes;
   }
@@ -172,7 +124,7 @@ void write_safetensors(const std::filesystem::path& file, std::span<const Safete
   out.commit();
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : path_(file), file_(file) {
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : ArrayFile(file) {
   try {
     parse();
   } catch (const CheckpointError& error) {
@@ -221,22 +173,21 @@ void SafetensorsFile::parse() {
 
   for (Item& item : items) {
     names_.push_back(item.name);
-    const auto known =
-        std::find_if(kDtypes.begin(), kDtypes.end(), [&](const auto& d) { return item.dtype == d.name; });
+    const auto known = std::find_if(kDtypes.begin(), kDtypes.end(), [&](Dtype d) { return item.dtype == name_of(d); });
     if (known == kDtypes.end()) {
       unsupported_.emplace(item.name, item.dtype);
       continue;
     }
     std::span<const std::byte> bytes = data.subspan(item.begin, item.end - item.begin);
-    if (byte_count(known->size, item.shape) != bytes.size())
+    if (byte_count(size_of(*known), item.shape) != bytes.size())
       refuse("is malformed: the shape of ", quoted(item.name), " does not match its ", grouped(bytes.size()), " bytes");
-    if (reinterpret_cast<std::uintptr_t>(bytes.data()) % known->size != 0)
+    if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(*known) != 0)
       bytes = copies_.emplace_back(bytes.begin(), bytes.end());
-    views_.emplace(item.name, View{known->dtype, std::move(item.shape), bytes});
+    views_.emplace(item.name, ArrayView{*known, std::move(item.shape), {}, bytes});
   }
 }
 
-const SafetensorsFile::View& SafetensorsFile::at(const std::string& name) const {
+const ArrayView& SafetensorsFile::at(const std::string& name) const {
   if (const auto found = views_.find(name); found != views_.end()) return found->second;
   if (const auto found = unsupported_.find(name); found != unsupported_.end())
     refuse(path_.string(), " holds ", name, " as ", quoted(found->second), ", a type that is not supported");
@@ -245,9 +196,9 @@ const SafetensorsFile::View& SafetensorsFile::at(const std::string& name) const 
 
 template <class T>
 SafetensorsFile::Array<T> SafetensorsFile::values(const std::string& name, Dtype dtype) const {
-  const View& view = at(name);
+  const ArrayView& view = at(name);
   if (view.dtype != dtype)
-    refuse(path_.string(), " holds ", name, " as ", entry_of(view.dtype).name, ", expected ", entry_of(dtype).name);
+    refuse(path_.string(), " holds ", name, " as ", name_of(view.dtype), ", expected ", name_of(dtype));
   return {view.shape, {reinterpret_cast<const T*>(view.bytes.data()), view.bytes.size() / sizeof(T)}};
 }
 

@@ -78,13 +78,14 @@ UgatitTrainer::UgatitTrainer(Ugatit& model, const UgatitTrainingOptions& options
                           generator_adam_.options()),
       discriminator_parameters_(discriminator_adam_.parameters()) {}
 
-void UgatitTrainer::restore(std::int64_t steps) {
+void UgatitTrainer::restore(std::int64_t steps, std::int64_t adam_steps) {
   generator_adam_.set_lr(options_.lr);
   discriminator_adam_.set_lr(options_.lr);
   // Nothing changes in the first half, nor once the rate is 0.
   for (std::int64_t step = options_.iterations / 2 + 1; step <= steps && lr() > 0; ++step) decay_learning_rate(step);
-  generator_adam_.set_step_count(steps);
-  discriminator_adam_.set_step_count(steps);
+  generator_adam_.set_step_count(adam_steps);
+  discriminator_adam_.set_step_count(adam_steps);
+  steps_ = steps;
 }
 
 void UgatitTrainer::decay_learning_rate(std::int64_t step) {
@@ -98,7 +99,7 @@ void UgatitTrainer::decay_learning_rate(std::int64_t step) {
 
 UgatitLosses UgatitTrainer::step(const Tensor& real_A, const Tensor& real_B) {
   const double lr_before = lr();
-  const std::int64_t steps_before = steps();
+  const std::int64_t adam_steps_before = adam_steps();
   try {
     decay_learning_rate(steps() + 1);
     generator_adam_.advance();
@@ -109,11 +110,13 @@ UgatitLosses UgatitTrainer::step(const Tensor& real_A, const Tensor& real_B) {
       recorded_.reset();  // its losses are not those that are collected
       compute(real_A, real_B);
     }
-    return collect();
+    UgatitLosses losses = collect();
+    ++steps_;
+    return losses;
   } catch (...) {
     for (Adam* adam : {&generator_adam_, &discriminator_adam_}) {
       adam->set_lr(lr_before);
-      adam->set_step_count(steps_before);
+      adam->set_step_count(adam_steps_before);
     }
     throw;
   }

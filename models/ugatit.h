@@ -70,12 +70,13 @@ class UgatitTrainer {
   // network. The learning rate is lowered first where it is due.
   UgatitLosses step(const Tensor& real_A, const Tensor& real_B);
 
-  // Iterations made; also the step counts of both optimisers.
-  std::int64_t steps() const { return generator_adam_.step_count(); }
+  // Iterations made, and those that both optimisers have made: fewer if the networks were trained elsewhere before.
+  std::int64_t steps() const { return steps_; }
+  std::int64_t adam_steps() const { return generator_adam_.step_count(); }
   double lr() const { return generator_adam_.lr(); }
-  // Continues after `steps` iterations, at the learning rate that the options give there. The optimisers' moments are
-  // set through them.
-  void restore(std::int64_t steps);
+  // Continues after `steps` iterations, at the learning rate that the options give there, `adam_steps` of them by these
+  // optimisers. Their moments are set through them.
+  void restore(std::int64_t steps, std::int64_t adam_steps);
   Adam& generator_adam() { return generator_adam_; }
   Adam& discriminator_adam() { return discriminator_adam_; }
 
@@ -111,6 +112,7 @@ class UgatitTrainer {
   Ugatit& model_;
   UgatitTrainingOptions options_;
   Adam generator_adam_, discriminator_adam_;
+  std::int64_t steps_ = 0;
   std::vector<Parameter*> discriminator_parameters_;
   std::vector<std::pair<std::string, Tensor>> parts_;  // of the iteration under way
   bool recording_ = false;

@@ -10,6 +10,7 @@
 
 #include "core/safetensors.h"
 #include "core/tensor.h"
+#include "layers/module.h"
 
 namespace golden {
 

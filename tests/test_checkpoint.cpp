@@ -20,20 +20,20 @@ constexpr UgatitOptions kTiny{.channels = 2, .residual_blocks = 1, .image_size =
 // Every array of a file, with its metadata, as it will be written again.
 struct Copy {
   SafetensorsFile source;
-  std::vector<SafetensorsEntry> entries;
-  SafetensorsMetadata metadata;
+  std::vector<ArrayEntry> entries;
+  ArrayMetadata metadata;
 
   explicit Copy(const std::filesystem::path& file) : source(file), metadata(source.metadata()) {
     for (const std::string& name : source.names()) {
-      const SafetensorsFile::View& view = source.at(name);
+      const ArrayView& view = source.at(name);
       entries.push_back({name, view.dtype, view.shape, [bytes = view.bytes] { return bytes; }});
     }
   }
-  SafetensorsEntry& entry(const std::string& name) {
-    return *std::find_if(entries.begin(), entries.end(), [&](const SafetensorsEntry& e) { return e.name == name; });
+  ArrayEntry& entry(const std::string& name) {
+    return *std::find_if(entries.begin(), entries.end(), [&](const ArrayEntry& e) { return e.name == name; });
   }
   void erase(const std::string& name) {
-    std::erase_if(entries, [&](const SafetensorsEntry& e) { return e.name == name; });
+    std::erase_if(entries, [&](const ArrayEntry& e) { return e.name == name; });
   }
 };
 
@@ -90,7 +90,7 @@ TEST_CASE("a checkpoint keeps every bit: moments, program state, weights that ar
   };
   unsigned seed = 0;
   for (const Tensor& moment : moments_of(trainer)) moment.copy_from_host(test::normal_values(moment.size(), ++seed));
-  trainer.restore(1'234'567);
+  trainer.restore(1'234'567, 1'234'000);
   const Tensor& weight = *state_of(model.disGB)[1].tensor;
   std::vector<float> odd = weight.to_host();
   const float unusual[] = {NAN, -NAN, INFINITY, -INFINITY, -0.0f, 1e-45f, 3.4e38f};
@@ -106,6 +106,7 @@ TEST_CASE("a checkpoint keeps every bit: moments, program state, weights that ar
   load_training_state(saved, restored, restored_trainer);
   CHECK(same_state(model, restored));
   CHECK(restored_trainer.steps() == 1'234'567);
+  CHECK(restored_trainer.adam_steps() == 1'234'000);
   const std::vector<Tensor> before = moments_of(trainer), after = moments_of(restored_trainer);
   REQUIRE(before.size() == after.size());
   CHECK(std::equal(before.begin(), before.end(), after.begin(),
@@ -194,7 +195,7 @@ TEST_CASE("a checkpoint of another architecture is refused by the first tensor t
 TEST_CASE("safetensors files that are no checkpoint of ours are refused") {
   const test::TemporaryFolder folder;
   const auto file = folder.path() / "x.safetensors";
-  const auto info_of = [&](const SafetensorsMetadata& metadata) {
+  const auto info_of = [&](const ArrayMetadata& metadata) {
     write_safetensors(file, {}, metadata);
     return checkpoint_info(SafetensorsFile(file));
   };
@@ -205,7 +206,7 @@ TEST_CASE("safetensors files that are no checkpoint of ours are refused") {
   const std::string model =
       R"({"image_channels":3,"channels":4,"residual_blocks":1,"discriminator_depth":6,"image_size":96,"light":true})";
   const auto training = [&](const std::string& key, const std::string& value) {
-    SafetensorsMetadata metadata{
+    ArrayMetadata metadata{
         {"format", "minidl-ugatit-training-1"}, {"model", model}, {"step", "1"}, {"configuration", ""}};
     metadata[key] = value;
     return info_of(metadata);
@@ -258,7 +259,7 @@ TEST_CASE("the learning rate falls as the reference's, and never below 0") {
   Ugatit model(random, kTiny);
   const auto lr_after = [&](std::int64_t iterations, std::int64_t steps) {
     UgatitTrainer trainer(model, {.iterations = iterations});
-    trainer.restore(steps);
+    trainer.restore(steps, steps);
     return trainer.lr();
   };
   CHECK(lr_after(20, 10) == 1e-4);

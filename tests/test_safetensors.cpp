@@ -62,8 +62,8 @@ std::string error_of(const fs::path& file) {
 }
 
 template <class T>
-SafetensorsEntry entry(const std::string& name, Dtype dtype, const std::vector<std::int64_t>& shape,
-                       const std::vector<T>& values) {
+ArrayEntry entry(const std::string& name, Dtype dtype, const std::vector<std::int64_t>& shape,
+                 const std::vector<T>& values) {
   return {name, dtype, shape, [&values] { return std::as_bytes(std::span(values)); }};
 }
 
@@ -90,7 +90,7 @@ TEST_CASE("a file made by hand is read as the format says", "[safetensors]") {
       bytes_of(floats) + bytes_of(ints) + '\1')));
   CHECK(file.path() == folder / "file");
   CHECK(file.names() == std::vector<std::string>{"early", "none", "late", "scalar"});
-  CHECK(file.metadata() == SafetensorsMetadata{{"step", "7"}, {"ü", "\"\n"}});
+  CHECK(file.metadata() == ArrayMetadata{{"step", "7"}, {"ü", "\"\n"}});
   CHECK(file.contains("early"));
   CHECK_FALSE(file.contains("__metadata__"));
   CHECK(file.floats("early").shape == std::vector<std::int64_t>{2, 3});
@@ -170,7 +170,7 @@ TEST_CASE("a file of the format's own library is read, and written again with th
   CHECK(std::all_of(image.values.begin(), image.values.end(), [](float v) { return std::abs(v) < 1; }));
 
   const Folder folder;
-  std::vector<SafetensorsEntry> entries;
+  std::vector<ArrayEntry> entries;
   for (const std::string& name : file.names())
     entries.push_back({name, file.at(name).dtype, file.at(name).shape, [&file, name] { return file.at(name).bytes; }});
   write_safetensors(folder / "copy", entries, file.metadata());
@@ -199,7 +199,7 @@ TEST_CASE("the data of an entry is fetched once, in order, when its turn comes",
   const Folder folder;
   std::vector<int> turns;
   std::vector<float> buffer;
-  std::vector<SafetensorsEntry> entries;
+  std::vector<ArrayEntry> entries;
   for (int i = 0; i < 5; ++i)
     entries.push_back({concat_text("t", i), Dtype::f32, {i}, [&turns, &buffer, i] {
                          turns.push_back(i);
@@ -220,7 +220,7 @@ TEST_CASE("what cannot be written leaves the old file", "[safetensors]") {
   const std::vector<float> values{1, 2};
   write_safetensors(folder / "file", std::vector{entry("old", Dtype::f32, {2}, values)}, {});
   const std::string before = content(folder / "file");
-  const auto error = [&](std::vector<SafetensorsEntry> entries, const SafetensorsMetadata& metadata = {}) {
+  const auto error = [&](std::vector<ArrayEntry> entries, const ArrayMetadata& metadata = {}) {
     try {
       write_safetensors(folder / "file", entries, metadata);
     } catch (const Error& refusal) {
@@ -237,16 +237,16 @@ TEST_CASE("what cannot be written leaves the old file", "[safetensors]") {
   CHECK_THAT(error({entry("__metadata__", Dtype::f32, {2}, values)}), Contains("is taken"));
   CHECK_THAT(error({entry("\xff", Dtype::f32, {2}, values)}), Contains("is not UTF-8"));
   CHECK_THAT(error({good}, {{"path", "caf\xe9"}}), Contains("is not UTF-8"));
-  CHECK_THROWS_WITH(write_safetensors(folder / "file",
-                                      std::vector<SafetensorsEntry>{good,
-                                                                    {"lost",
-                                                                     Dtype::f32,
-                                                                     {2},
-                                                                     []() -> std::span<const std::byte> {
-                                                                       throw std::runtime_error("device lost");
-                                                                     }}},
-                                      {}),
-                    "device lost");
+  CHECK_THROWS_WITH(
+      write_safetensors(
+          folder / "file",
+          std::vector<ArrayEntry>{good,
+                                  {"lost",
+                                   Dtype::f32,
+                                   {2},
+                                   []() -> std::span<const std::byte> { throw std::runtime_error("device lost"); }}},
+          {}),
+      "device lost");
   CHECK(content(folder / "file") == before);
   CHECK_FALSE(fs::exists(folder / "file.partial"));
   CHECK_THROWS_AS(write_safetensors(folder / "missing" / "file", std::vector{good}, {}), FileError);

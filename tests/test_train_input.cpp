@@ -186,7 +186,7 @@ TEST_CASE("train_ugatit: --resume with nothing but unreadable checkpoints does n
     REQUIRE(other.train("--iteration 1 --ch 3").exit_code == 0);
     // The header of one run over the arrays of the other.
     const SafetensorsFile mine(file), theirs(other.checkpoint("latest"));
-    std::vector<SafetensorsEntry> entries;
+    std::vector<ArrayEntry> entries;
     for (const std::string& name : theirs.names()) {
       const auto& view = theirs.at(name);
       entries.push_back({name, view.dtype, view.shape, [&view] { return view.bytes; }});

@@ -32,9 +32,9 @@ void check_same_results(const TrainRun& a, const TrainRun& b) {
 // Writes a file again with what `change` makes of its arrays and metadata.
 template <class Change>
 void rewrite(const fs::path& file, Change change) {
-  std::vector<SafetensorsEntry> entries;
+  std::vector<ArrayEntry> entries;
   std::map<std::string, std::vector<std::byte>> bytes;
-  SafetensorsMetadata metadata;
+  ArrayMetadata metadata;
   {
     const SafetensorsFile original(file);
     metadata = original.metadata();
@@ -105,13 +105,13 @@ TEST_CASE("train_ugatit: with --benchmark_flag the measured algorithms are store
     const fs::path file = stopped.checkpoint("latest");
     auto renamed = nlohmann::json::parse(choices(file));
     renamed.at(0).at("algorithm") = "fpga";
-    rewrite(file, [&](auto&, SafetensorsMetadata& metadata) { metadata["conv_choices"] = renamed.dump(); });
+    rewrite(file, [&](auto&, ArrayMetadata& metadata) { metadata["conv_choices"] = renamed.dump(); });
     const test::Outcome replaced = stopped.run("--resume True --iteration 7");
     INFO(replaced);
     CHECK(replaced.exit_code == 0);
     CHECK_THAT(replaced.err, Contains("this device lacks 1; the fixed rule replaces them"));
     CHECK(std::count(replaced.err.begin(), replaced.err.end(), '\n') == 1);
-    rewrite(file, [&](auto&, SafetensorsMetadata& metadata) { metadata["conv_choices"] = "{"; });
+    rewrite(file, [&](auto&, ArrayMetadata& metadata) { metadata["conv_choices"] = "{"; });
     const test::Outcome damaged = stopped.run("--resume True --iteration 8");
     CHECK(damaged.exit_code == 1);
     CHECK_THAT(damaged.err, Contains("its conv_choices are malformed"));

@@ -208,7 +208,7 @@ TEST_CASE("translate_images: what cannot work is said before any work") {
   create_folders(s.path("empty"));
   create_folders(s.path("folder.safetensors"));
   test::write_text(s.path("file"), "");
-  test::write_text(s.path("not.safetensors"), "PK\x03\x04 a zip, say");
+  test::write_text(s.path("not.safetensors"), "GIF89a, say: no checkpoint");
   fs::copy_file(s.path("model.safetensors"), s.path("cut.safetensors"));
   fs::resize_file(s.path("cut.safetensors"), fs::file_size(s.path("cut.safetensors")) / 2);
   struct Case {
