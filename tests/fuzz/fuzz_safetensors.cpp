@@ -1,0 +1,9 @@
+// Safetensors files, ours and others.
+#include "core/safetensors.h"
+
+#include "tests/fuzz/checkpoint_target.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  fuzz::use_checkpoint({data, size}, [](const auto& path) { return std::make_unique<minidl::SafetensorsFile>(path); });
+  return 0;
+}
