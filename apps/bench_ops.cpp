@@ -22,6 +22,7 @@ struct Options {
   UgatitOptions model{.light = true};
   std::int64_t batch_size = 1, threads = 0, iterations = 3;
   bool inference = false, by_op = false;
+  std::string precision = "fp32";
 };
 
 Tensor random_images(Random& random, const Options& o) {
@@ -49,6 +50,7 @@ std::function<void()> workload(const Options& o) {
 
 void bench(const Options& o) {
   const int threads = use_threads(o.threads);
+  use_precision(DeviceType::cpu, o.precision);
   const MachinePeaks peaks = measure_machine();
   const std::function<void()> iterate = workload(o);
 
@@ -65,7 +67,7 @@ void bench(const Options& o) {
       << (o.inference ? "One translation" : "One training iteration") << ", mean of " << o.iterations << ": "
       << (o.model.light ? "light" : "full") << " model, ch " << o.model.channels << ", " << o.model.image_size << "x"
       << o.model.image_size << ", batch " << o.batch_size << ", " << threads << (threads == 1 ? " thread" : " threads")
-      << ".\n\n"
+      << ", " << o.precision << ".\n\n"
       << "Measured peaks: " << static_cast<std::int64_t>(peaks.flops / 1e9) << " GFLOP/s (" << peaks.vectors
       << " multiply-adds), " << static_cast<std::int64_t>(peaks.bytes / 1e9) << " GB/s (copy of 256 MiB).\n"
       << "GFLOP/s are those of the direct algorithm, GB/s those of the fewest bytes that must move; a faster\n"
@@ -85,6 +87,8 @@ int main(int argc, char** argv) {
     line.flag("img_size", o.model.image_size, "side of the images in pixels, a multiple of 4", {1, 8192});
     line.flag("batch_size", o.batch_size, "images of each domain per iteration", {1, 1024});
     line.flag("threads", o.threads, "threads to compute with; 0 takes every core", {0, 1024});
+    line.flag("precision", o.precision, "fp32, or bf16 to round the operands of convolutions where it is faster",
+              {"fp32", "bf16"});
     line.flag("iterations", o.iterations, "iterations to measure, after one that is not", {1, 1000000});
     line.flag("inference", o.inference, "measure a generator's translation of a batch instead");
     line.flag("by_op", o.by_op, "one row per operation instead of one per shape");

@@ -49,8 +49,8 @@ struct ConvDims {
   auto operator<=>(const ConvDims&) const = default;
 };
 
-// How convolution and linear multiply. tf32, bf16: a kernel may round its two operands to that format where it is
-// faster; sums are float32 still. A convolution in bf16 may round its result as well.
+// How convolution and linear multiply. tf32, bf16: a kernel may round its two operands to that format, or a finer one,
+// where it is faster; sums are not rounded to it. A convolution in bf16 may round its result as well.
 enum class Precision { fp32, tf32, bf16 };
 
 enum class ConvPass { forward, backward_data, backward_weights };

@@ -113,11 +113,16 @@ TEST_CASE("bf16: what is rounded is a function of the shape", "[modes]") {
   };
   for (const ConvPass pass : {ConvPass::forward, ConvPass::backward_data, ConvPass::backward_weights}) {
     CHECK(rule(pass, {image(64, 66), image(128, 32), 4, 2, 0}) == "bf16");
-    CHECK(rule(pass, {image(64, 66), image(64, 64), 3, 1, 0}) == "winograd");
+    CHECK(rule(pass, {image(64, 66), image(64, 64), 3, 1, 0}) == "winograd_int16");
     CHECK(rule(pass, {image(64, 70), image(3, 64), 7, 1, 0}) == "narrow");
     CHECK(rule(pass, {image(512, 3), image(256, 3), 1, 1, 0}) == "direct");
   }
   CHECK(rule(ConvPass::backward_data, {image(3, 70), image(64, 64), 7, 1, 0}) == "narrow");
+  // A run in float32 rounds nothing, whatever the choices that it reads.
+  const ConvUse use{ConvPass::forward, {image(64, 66), image(64, 64), 3, 1, 0}, false, Precision::fp32};
+  CHECK(cpu::ruled_algorithm(use) == cpu::ConvAlgorithm::winograd);
+  const auto candidates = cpu::candidates(use);
+  CHECK(std::count(candidates.begin(), candidates.end(), cpu::ConvAlgorithm::winograd_int16) == 0);
 }
 
 TEST_CASE("bf16: the losses of a network that rounds stay within 2 % of float32's", "[modes]") {

@@ -7,6 +7,7 @@
 
 using namespace minidl;
 using namespace test;
+using cpu::WinogradProducts;
 
 namespace {
 
@@ -48,12 +49,12 @@ struct Operands {
         gy(normal_values(d.out.size(), 4)) {}
 };
 
-Results computed(const ConvDims& d, const Operands& o) {
+Results computed(const ConvDims& d, const Operands& o, WinogradProducts products = WinogradProducts::float32) {
   Floats x(o.x), w(o.w), bias(o.bias), gy(o.gy);
   Floats y(d.out.size()), gx(d.in.size()), gw(static_cast<std::int64_t>(o.w.size())), gbias(d.out.c);
-  cpu::winograd_forward(d, x.data(), w.data(), bias.data(), y.data(), nullptr);
-  cpu::winograd_backward_data(d, gy.data(), w.data(), gx.data());
-  cpu::winograd_backward_weights(d, x.data(), gy.data(), gw.data(), gbias.data());
+  cpu::winograd_forward(d, x.data(), w.data(), bias.data(), y.data(), nullptr, products);
+  cpu::winograd_backward_data(d, gy.data(), w.data(), gx.data(), products);
+  cpu::winograd_backward_weights(d, x.data(), gy.data(), gw.data(), gbias.data(), products);
   return {{y.values(), gx.values(), gw.values(), gbias.values()}};
 }
 
@@ -93,33 +94,49 @@ ConvDims dims(std::int64_t n, std::int64_t in, std::int64_t out, std::int64_t h,
   return {{n, in, h, w, block}, {n, out, h + 2 * padding - 2, w + 2 * padding - 2, block}, 3, 1, padding};
 }
 
+struct Case {
+  std::int64_t n, in, out, h, w, padding;
+};
+const Case kCases[] = {
+    {1, 16, 16, 6, 6, 0},    // one tile
+    {1, 16, 16, 3, 3, 0},    // one pixel of it
+    {1, 16, 32, 5, 5, 0},    //
+    {1, 32, 16, 5, 5, 1},    //
+    {2, 16, 16, 1, 2, 1},    // less than a kernel
+    {1, 16, 16, 1, 1, 2},    //
+    {3, 16, 48, 7, 11, 1},   // panels of two vectors and one of one
+    {1, 48, 80, 19, 23, 0},  //
+    {1, 64, 32, 18, 18, 0},  // whole tiles
+    {2, 32, 64, 39, 9, 2},   // several strips of rows
+    {1, 16, 16, 70, 68, 1},  // more tiles than a piece, strips of several rows
+    {3, 32, 16, 45, 42, 0},  // pieces that begin within a sample
+    {1, 272, 16, 9, 10, 0},  // many channels: few tiles in a group
+};
+
+// Whether products of integers can be tested here; false, saying so, where the processor lacks them.
+bool int16_or_skip() {
+  if (cpu::winograd_serves(dims(1, 16, 16, 9, 9, 1, 16), WinogradProducts::int16)) return true;
+  WARN("skipped: products of 16-bit integers need a processor with AVX512-VNNI");
+  return false;
+}
+
+// The relative error that rounding to 16-bit integers makes of normally distributed values, and a fifth more. Elements
+// are off by a uniformly distributed part of a unit, 1 / 32767 of their vector's norm: products of two vectors by
+// sqrt(2 / 12) / 32767 of the product of the norms, which is sqrt(length) times the product itself. The transforms of
+// F(4x4, 3x3) enlarge errors 4.8 times: the root of sum over points of |A|^2 |B|^2 |G|^2, over that of the definition.
+double rounding_error(std::int64_t length) {
+  return 1.2 * 4.8 * std::sqrt(2. / 12 * static_cast<double>(length)) / 32767;
+}
+
 }  // namespace
 
 TEST_CASE("Winograd: every pass equals its definition", "[winograd]") {
-  struct Case {
-    std::int64_t n, in, out, h, w, padding;
-  };
-  const Case cases[] = {
-      {1, 16, 16, 6, 6, 0},    // one tile
-      {1, 16, 16, 3, 3, 0},    // one pixel of it
-      {1, 16, 32, 5, 5, 0},    //
-      {1, 32, 16, 5, 5, 1},    //
-      {2, 16, 16, 1, 2, 1},    // less than a kernel
-      {1, 16, 16, 1, 1, 2},    //
-      {3, 16, 48, 7, 11, 1},   // panels of two vectors and one of one
-      {1, 48, 80, 19, 23, 0},  //
-      {1, 64, 32, 18, 18, 0},  // whole tiles
-      {2, 32, 64, 39, 9, 2},   // several strips of rows
-      {1, 16, 16, 70, 68, 1},  // more tiles than a piece, strips of several rows
-      {3, 32, 16, 45, 42, 0},  // pieces that begin within a sample
-      {1, 272, 16, 9, 10, 0},  // many channels: few tiles in a group
-  };
   for (const std::int64_t block : blocks())
-    for (const Case& c : cases) {
+    for (const Case& c : kCases) {
       const ConvDims d = dims(c.n, c.in, c.out, c.h, c.w, c.padding, block);
       INFO(c.n << "x" << c.in << "x" << c.h << "x" << c.w << " to " << c.out << ", padding " << c.padding << ", block "
                << block);
-      REQUIRE(cpu::winograd_serves(d));
+      REQUIRE(cpu::winograd_serves(d, WinogradProducts::float32));
       const Operands operands(d);
       const Results results = computed(d, operands);
       const auto expected = defined(d, operands);
@@ -132,30 +149,126 @@ TEST_CASE("Winograd: every pass equals its definition", "[winograd]") {
 
 TEST_CASE("Winograd: the number of threads does not change a bit", "[winograd]") {
   const int threads = omp_get_max_threads();
-  for (const std::int64_t block : blocks())
-    for (const ConvDims& d : {dims(2, 64, 48, 66, 66, 0, block), dims(1, 32, 32, 35, 70, 1, block)}) {
-      const Operands operands(d);
-      omp_set_num_threads(1);
-      const Results one = computed(d, operands);
-      for (const int many : {2, 3, 5}) {
-        omp_set_num_threads(many);
-        const Results results = computed(d, operands);
-        for (std::size_t i = 0; i < 4; ++i) CHECK(same_bits(results.all[i], one.all[i]));
+  for (const auto products : {WinogradProducts::float32, WinogradProducts::int16})
+    for (const std::int64_t block : blocks())
+      for (const ConvDims& d : {dims(2, 64, 48, 66, 66, 0, block), dims(1, 32, 32, 35, 70, 1, block)}) {
+        if (!cpu::winograd_serves(d, products)) continue;  // integers, if the processor lacks them or with blocks of 8
+        const Operands operands(d);
+        omp_set_num_threads(1);
+        const Results one = computed(d, operands, products);
+        for (const int many : {2, 3, 5}) {
+          omp_set_num_threads(many);
+          const Results results = computed(d, operands, products);
+          for (std::size_t i = 0; i < 4; ++i) CHECK(same_bits(results.all[i], one.all[i]));
+        }
       }
-    }
   omp_set_num_threads(threads);
+}
+
+TEST_CASE("Winograd in 16-bit integers: every pass is as near to its definition as they are fine", "[winograd]") {
+  if (!int16_or_skip()) return;
+  for (const Case& c : kCases) {
+    const ConvDims d = dims(c.n, c.in, c.out, c.h, c.w, c.padding, 16);
+    INFO(c.n << "x" << c.in << "x" << c.h << "x" << c.w << " to " << c.out << ", padding " << c.padding);
+    const Operands operands(d);
+    const Results results = computed(d, operands, WinogradProducts::int16);
+    const auto expected = defined(d, operands);
+    const std::int64_t tiles = c.n * ((d.out.h + 3) / 4) * ((d.out.w + 3) / 4);
+    const std::int64_t lengths[] = {c.in, c.out, std::min<std::int64_t>(tiles, 256)};
+    for (std::size_t i = 0; i < 3; ++i) {
+      INFO("result " << i);
+      // The enlargement is a mean over the pixels of a tile, up to twice as large at some.
+      const double part = std::min(d.out.h, d.out.w) < 4 ? 2 : 1;
+      CHECK(relative_error(results.all[i], expected[i]) <= part * rounding_error(lengths[i]));
+    }
+    CHECK(relative_error(results.all[3], expected[3]) <= 3e-6);
+    CHECK(relative_error(results.all[0], expected[0]) > 1e-5);  // it does round
+  }
+}
+
+TEST_CASE("Winograd in 16-bit integers: magnitudes that differ from tile to tile, or leave float32's squares, keep it",
+          "[winograd]") {
+  if (!int16_or_skip()) return;
+  const ConvDims d = dims(1, 32, 48, 24, 24, 0, 16);
+  const auto check_scaled = [&](float x, float w, float gy, double slack) {
+    Operands operands(d);
+    for (float& value : operands.x) value *= x;
+    for (float& value : operands.w) value *= w;
+    for (float& value : operands.gy) value *= gy;
+    std::fill(operands.bias.begin(), operands.bias.end(), 0.f);
+    const Results results = computed(d, operands, WinogradProducts::int16);
+    const auto expected = defined(d, operands);
+    const std::int64_t lengths[] = {32, 48, 36};
+    for (std::size_t i = 0; i < 3; ++i) {
+      INFO("result " << i << " with x times " << x << ", w times " << w << ", gy times " << gy);
+      CHECK(relative_error(results.all[i], expected[i]) <= slack * rounding_error(lengths[i]));
+    }
+  };
+  check_scaled(1, 1, 1, 1);
+  check_scaled(1e3f, 1e-4f, 1e-9f, 1);
+  // Scales then follow from greatest elements, here up to 4 times the root of the mean square.
+  check_scaled(1e-22f, 1e6f, 1e18f, 4);
+  check_scaled(1e19f, 1e-17f, 1e-15f, 4);
+
+  // Each row of tiles ten times as large as the one above: a tile's own error counts.
+  Operands operands(d);
+  std::fill(operands.bias.begin(), operands.bias.end(), 0.f);
+  for (std::int64_t c = 0; c < d.in.c; ++c)
+    for (std::int64_t y = 0; y < d.in.h; ++y)
+      for (std::int64_t x = 0; x < d.in.w; ++x)
+        operands.x[static_cast<std::size_t>(d.in.index(0, c, y, x))] *= std::pow(10.f, static_cast<float>(y / 6));
+  const Results results = computed(d, operands, WinogradProducts::int16);
+  const auto expected = defined(d, operands);
+  for (std::int64_t top = 0; top < d.out.h; top += 4) {
+    std::vector<float> part;
+    std::vector<double> expected_part;
+    for (std::int64_t c = 0; c < d.out.c; ++c)
+      for (std::int64_t y = top; y < std::min(top + 4, d.out.h); ++y)
+        for (std::int64_t x = 0; x < d.out.w; ++x) {
+          const auto at = static_cast<std::size_t>(d.out.index(0, c, y, x));
+          part.push_back(results.all[0][at]);
+          expected_part.push_back(expected[0][at]);
+        }
+    INFO("output rows from " << top);
+    CHECK(relative_error(part, expected_part) <= 2 * rounding_error(32));  // windows of unequal rows
+  }
+}
+
+TEST_CASE("Winograd in 16-bit integers: zeros stay zero, and nothing hides a NaN or an infinity", "[winograd]") {
+  if (!int16_or_skip()) return;
+  const ConvDims d = dims(1, 32, 32, 14, 14, 0, 16);
+  Operands operands(d);
+  std::fill(operands.x.begin(), operands.x.end(), 0.f);
+  const Results zero = computed(d, operands, WinogradProducts::int16);
+  for (std::int64_t c = 0; c < d.out.c; ++c)
+    CHECK(zero.all[0][static_cast<std::size_t>(d.out.index(0, c, 5, 5))] == operands.bias[static_cast<std::size_t>(c)]);
+  CHECK(zero.all[2] == std::vector<float>(operands.w.size()));
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    INFO(bad);
+    Operands broken(d);
+    broken.x[static_cast<std::size_t>(d.in.index(0, 7, 6, 6))] = bad;
+    broken.gy[static_cast<std::size_t>(d.out.index(0, 7, 6, 6))] = bad;
+    const Results results = computed(d, broken, WinogradProducts::int16);
+    for (std::int64_t c = 0; c < d.out.c; ++c) {
+      CHECK_FALSE(std::isfinite(results.all[0][static_cast<std::size_t>(d.out.index(0, c, 5, 5))]));
+      CHECK_FALSE(std::isfinite(results.all[1][static_cast<std::size_t>(d.in.index(0, c, 6, 6))]));
+      CHECK_FALSE(std::isfinite(results.all[2][static_cast<std::size_t>((c * d.in.c + 7) * 9 + 4)]));
+    }
+    CHECK(std::isfinite(results.all[0][static_cast<std::size_t>(d.out.index(0, 0, 11, 11))]));
+  }
 }
 
 TEST_CASE("Winograd serves 3x3 kernels of stride 1 between images in equal blocks", "[winograd]") {
   const ConvDims good = dims(1, 16, 16, 9, 9, 1, 8);
-  CHECK(cpu::winograd_serves(good));
+  CHECK(cpu::winograd_serves(good, WinogradProducts::float32));
   const auto changed = [&](auto change) {
     ConvDims d = good;
     change(d);
-    return cpu::winograd_serves(d);
+    return cpu::winograd_serves(d, WinogradProducts::float32);
   };
   CHECK_FALSE(changed([](ConvDims& d) { d.kernel = 4; }));
   CHECK_FALSE(changed([](ConvDims& d) { d.stride = 2; }));
   CHECK_FALSE(changed([](ConvDims& d) { d.in.block = d.out.block = 1; }));
   CHECK_FALSE(changed([](ConvDims& d) { d.out.block = 16; }));
+  CHECK_FALSE(cpu::winograd_serves(good, WinogradProducts::int16));  // blocks of 16 only
 }

@@ -96,8 +96,8 @@ void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w,
   const ConvUse use{ConvPass::forward, d, bias != nullptr, precision_};
   const ConvDescs ours(d, use.bias);
   const auto own = [&](ConvAlgorithm algorithm) {
-    if (algorithm == ConvAlgorithm::winograd)
-      winograd_forward(d, x, w, bias, y, prepared);
+    if (const auto products = winograd_products(algorithm))
+      winograd_forward(d, x, w, bias, y, prepared, *products);
     else
       narrow_forward(d, x, w, bias, y);
   };
@@ -128,8 +128,8 @@ void CpuBackend::conv_backward_data(const ConvDims& d, const float* gy, const fl
   convolve<BackwardDataConv>(
       "conv2d, gradient of the input", conv_choices_, use,
       [&](ConvAlgorithm algorithm) {
-        if (algorithm == ConvAlgorithm::winograd)
-          winograd_backward_data(d, gy, w, gx);
+        if (const auto products = winograd_products(algorithm))
+          winograd_backward_data(d, gy, w, gx, *products);
         else if (narrow_output(d))
           narrow_backward_data(d, gy, w, gx);
         else
@@ -152,8 +152,8 @@ void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const 
   convolve<BackwardWeightsConv>(
       "conv2d, gradient of the weight", conv_choices_, use,
       [&](ConvAlgorithm algorithm) {
-        if (algorithm == ConvAlgorithm::winograd)
-          winograd_backward_weights(d, x, gy, gw, gbias);
+        if (const auto products = winograd_products(algorithm))
+          winograd_backward_weights(d, x, gy, gw, gbias, *products);
         else
           narrow_backward_weights(d, x, gy, gw, gbias);
       },

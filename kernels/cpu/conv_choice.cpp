@@ -17,12 +17,15 @@ constexpr struct {
                    {ConvAlgorithm::direct_any, "direct_any"},
                    {ConvAlgorithm::direct_planar, "direct_planar"},
                    {ConvAlgorithm::winograd, "winograd"},
+                   {ConvAlgorithm::winograd_int16, "winograd_int16"},
                    {ConvAlgorithm::narrow, "narrow"},
                    {ConvAlgorithm::bf16, "bf16"},
                    {ConvAlgorithm::bf16_any, "bf16_any"}};
 
-bool is_bf16(ConvAlgorithm algorithm) {
-  return algorithm == ConvAlgorithm::bf16 || algorithm == ConvAlgorithm::bf16_any;
+// Whether an algorithm rounds its operands.
+bool rounds(ConvAlgorithm algorithm) {
+  using enum ConvAlgorithm;
+  return algorithm == bf16 || algorithm == bf16_any || algorithm == winograd_int16;
 }
 
 // Whether our kernels for RGB sides serve a use.
@@ -32,17 +35,18 @@ bool narrow_serves(const ConvUse& use) {
 
 // How good the implementation of an algorithm is; nullopt if this processor, or the precision, has none.
 std::optional<int> available_speed(const ConvUse& use, ConvAlgorithm algorithm) {
+  if (rounds(algorithm) && use.precision != Precision::bf16) return std::nullopt;
   if (is_own(algorithm)) {
-    const bool serves = algorithm == ConvAlgorithm::narrow ? narrow_serves(use) : winograd_serves(use.dims);
-    return serves ? std::optional(kVectorised) : std::nullopt;
+    const auto products = winograd_products(algorithm);
+    return (products ? winograd_serves(use.dims, *products) : narrow_serves(use)) ? std::optional(kVectorised)
+                                                                                  : std::nullopt;
   }
-  if (is_bf16(algorithm) && use.precision != Precision::bf16) return std::nullopt;
   return implementation_speed(use, algorithm);
 }
 
 // With fewer channels or pixels than this Winograd's transforms cost what it saves (docs/benchmarks.md).
 bool winograd_wins(const ConvDims& d) {
-  return winograd_serves(d) && std::min(d.in.c, d.out.c) >= 32 && d.out.pixels() >= 256;
+  return winograd_serves(d, WinogradProducts::float32) && std::min(d.in.c, d.out.c) >= 32 && d.out.pixels() >= 256;
 }
 
 // The weight gradient of many channels on a few pixels is a matrix product whose result, as large as the weight, comes
@@ -59,8 +63,12 @@ bool bf16_wins(const ConvDims& d) { return d.kernel > 1 || d.out.pixels() >= 32;
 
 }  // namespace
 
-bool is_own(ConvAlgorithm algorithm) {
-  return algorithm == ConvAlgorithm::winograd || algorithm == ConvAlgorithm::narrow;
+bool is_own(ConvAlgorithm algorithm) { return winograd_products(algorithm) || algorithm == ConvAlgorithm::narrow; }
+
+std::optional<WinogradProducts> winograd_products(ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::winograd) return WinogradProducts::float32;
+  if (algorithm == ConvAlgorithm::winograd_int16) return WinogradProducts::int16;
+  return std::nullopt;
 }
 
 const char* name_of(ConvAlgorithm algorithm) {
@@ -78,7 +86,7 @@ std::optional<ConvAlgorithm> algorithm_named(std::string_view name) {
 ConvAlgorithm ruled_algorithm(const ConvUse& use) {
   using enum ConvAlgorithm;
   if (narrow_serves(use)) return narrow;
-  if (winograd_wins(use.dims)) return winograd;
+  if (winograd_wins(use.dims)) return available_speed(use, winograd_int16) ? winograd_int16 : winograd;
   if (bf16_wins(use.dims))
     for (const ConvAlgorithm rounding : {bf16, bf16_any})
       if (available_speed(use, rounding) == kVectorised) return rounding;

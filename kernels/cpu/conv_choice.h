@@ -10,21 +10,26 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/winograd.h"
 
 namespace minidl::cpu {
 
 enum class ConvAlgorithm {
-  direct,         // oneDNN's, on images in our layout
-  direct_any,     // in the layout that oneDNN prefers; images are reordered
-  direct_planar,  // in planar layout; images are reordered
-  winograd,       // winograd.h
-  narrow,         // conv_narrow.h
-  bf16,           // oneDNN's direct one with both operands rounded to bfloat16, results in our layout
-  bf16_any,       // in the layout that oneDNN prefers; results are reordered
+  direct,          // oneDNN's, on images in our layout
+  direct_any,      // in the layout that oneDNN prefers; images are reordered
+  direct_planar,   // in planar layout; images are reordered
+  winograd,        // winograd.h
+  winograd_int16,  // the same with operands rounded to 16-bit integers, for Precision::bf16
+  narrow,          // conv_narrow.h
+  bf16,            // oneDNN's direct one with both operands rounded to bfloat16, results in our layout
+  bf16_any,        // in the layout that oneDNN prefers; results are reordered
 };
 
 // Whether our kernels compute it, rather than a primitive of oneDNN.
 bool is_own(ConvAlgorithm algorithm);
+
+// How our Winograd kernels multiply for an algorithm of theirs; nullopt for others.
+std::optional<WinogradProducts> winograd_products(ConvAlgorithm algorithm);
 
 // The name of an algorithm in a ConvChoice, and back.
 const char* name_of(ConvAlgorithm algorithm);

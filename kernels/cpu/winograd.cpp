@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/loops.h"
 #include "kernels/cpu/prepared.h"
+#include "kernels/cpu/winograd_int16.h"
 #include "kernels/cpu/winograd_kernels.h"
 
 namespace minidl::cpu {
@@ -15,6 +16,10 @@ constexpr std::int64_t kPanel = 2;
 constexpr std::int64_t kCached = 512 << 10;
 // Tiles over which a gradient of the weight is summed at a time: all their points fit into the third cache.
 constexpr std::int64_t kPiece = 256;
+// Tiles whose points are rounded at a time.
+constexpr std::int64_t kRounded = 4;
+
+using enum WinogradProducts;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -27,6 +32,14 @@ const WinogradKernels* kernels_of(std::int64_t block) {
   if (block == kWinogradAvx512.lanes) return &kWinogradAvx512;
 #endif
   return block == kWinogradAvx2.lanes ? &kWinogradAvx2 : nullptr;
+}
+
+// Null where the processor has none.
+const WinogradInt16* int16_kernels() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vnni")) return &kWinogradVnni;
+#endif
+  return nullptr;
 }
 
 // The part [begin, end) of [0, count) that is the i-th of `parts` nearly equal ones.
@@ -74,50 +87,81 @@ struct Tiles {
 };
 
 // The transformed weight: a panel of the channels that products have as columns after the other; in a panel, points; at
-// a point, a row for each of the other channels.
+// a point, a row for each of the other channels. For products of integers an element is a pair of rows, and after the
+// panels come the scales of columns: by panels and points too.
 struct Columns {
+  WinogradProducts products;
   std::int64_t lanes, columns, depth;  // blocks of `lanes` channels on either side
 
+  std::int64_t rows() const { return depth * lanes / (products == int16 ? 2 : 1); }
   std::int64_t panels() const { return divide_up(columns, kPanel); }
   std::int64_t vectors(std::int64_t panel) const { return std::min(kPanel, columns - panel * kPanel); }
-  std::int64_t step(std::int64_t panel) const { return point_step(depth * lanes * vectors(panel) * lanes); }
+  std::int64_t step(std::int64_t panel) const { return point_step(rows() * vectors(panel) * lanes); }
   std::int64_t offset(std::int64_t panel, std::int64_t point) const {
     return kPoints * panel * step(0) + point * step(panel);
   }
-  std::int64_t size() const { return offset(panels() - 1, kPoints); }
+  std::int64_t scales_offset(std::int64_t panel, std::int64_t point) const {
+    return offset(panels() - 1, kPoints) + (panel * kPoints + point) * kPanel * lanes;
+  }
+  std::int64_t size() const { return products == int16 ? scales_offset(panels(), 0) : offset(panels() - 1, kPoints); }
 };
 
 // Transforms plain weights (out.c, in.c, 3, 3); columns are the output channels, or the input channels.
 void transform_weight(const ConvDims& d, bool output_columns, const float* w, const Columns& c, float* to) {
+  struct Staged;
   const WinogradKernels& kernels = *kernels_of(c.lanes);
   const std::int64_t in_stride = 9, out_stride = d.in.c * 9;
   const std::int64_t lane = output_columns ? out_stride : in_stride, channel = output_columns ? in_stride : out_stride;
-  parallel_for(c.columns * c.depth, kPoints * c.lanes * c.lanes, [&](std::int64_t i) {
-    const std::int64_t column = i / c.depth * c.lanes, row = i % c.depth * c.lanes, panel = i / c.depth / kPanel;
-    const std::int64_t width = c.vectors(panel) * c.lanes;
-    float* first = to + c.offset(panel, 0) + row * width + column % (kPanel * c.lanes);
-    kernels.weights_to_points(w + column * lane + row * channel, lane, channel, c.lanes, first, c.step(panel), width);
+  const auto transform = [&](std::int64_t column, std::int64_t row, float* first, std::int64_t step,
+                             std::int64_t width) {
+    kernels.weights_to_points(w + column * c.lanes * lane + row * c.lanes * channel, lane, channel, c.lanes,
+                              first + row * c.lanes * width, step, width);
+  };
+  if (c.products == float32)
+    return parallel_for(c.columns * c.depth, kPoints * c.lanes * c.lanes, [&](std::int64_t i) {
+      const std::int64_t column = i / c.depth, panel = column / kPanel;
+      transform(column, i % c.depth, to + c.offset(panel, 0) + column % kPanel * c.lanes, c.step(panel),
+                c.vectors(panel) * c.lanes);
+    });
+  parallel_for(c.columns, kPoints * c.depth * c.lanes * c.lanes, [&](std::int64_t column) {
+    const std::int64_t panel = column / kPanel, lanes = column % kPanel * c.lanes, rows = c.depth * c.lanes;
+    const std::int64_t step = point_step(rows * c.lanes);
+    float* staged = scratch<float, Staged>(kPoints * step);
+    for (std::int64_t row = 0; row < c.depth; ++row) transform(column, row, staged, step, c.lanes);
+    for (std::int64_t point = 0; point < kPoints; ++point)
+      int16_kernels()->round_columns(staged + point * step, c.lanes, rows,
+                                     reinterpret_cast<std::int32_t*>(to) + c.offset(panel, point) + lanes,
+                                     c.vectors(panel) * c.lanes, to + c.scales_offset(panel, point) + lanes);
   });
 }
 
-Columns output_columns(const ConvDims& d) { return {d.in.block, d.out.c / d.in.block, d.in.c / d.in.block}; }
-Columns input_columns(const ConvDims& d) { return {d.in.block, d.in.c / d.in.block, d.out.c / d.in.block}; }
+Columns output_columns(const ConvDims& d, WinogradProducts products) {
+  return {products, d.in.block, d.out.c / d.in.block, d.in.c / d.in.block};
+}
+Columns input_columns(const ConvDims& d, WinogradProducts products) {
+  return {products, d.in.block, d.in.c / d.in.block, d.out.c / d.in.block};
+}
 
 // A weight's transform that is kept for inference.
 class TransformedWeight final : public PreparedWeights::Form {
  public:
-  TransformedWeight(const ConvDims& d, const float* w) : data_(allocate_floats(output_columns(d).size())) {
-    transform_weight(d, true, w, output_columns(d), data_.get());
+  TransformedWeight(const ConvDims& d, const Columns& c, const float* w)
+      : products_(c.products), data_(allocate_floats(c.size())) {
+    transform_weight(d, true, w, c, data_.get());
   }
+  WinogradProducts products() const { return products_; }
   const float* data() const { return data_.get(); }
 
  private:
+  WinogradProducts products_;
   OwnedFloats data_;
 };
 
 // Buffers of a thread, by what they hold.
 struct Weight;
 struct Source;
+struct Rounded;
+struct Scales;
 struct Result;
 
 constexpr std::int64_t kMostTurns = 4;
@@ -138,27 +182,67 @@ class Windows {
   std::size_t count_;
 };
 
+// The source of a group of tiles, rounded. Buffers are of the thread.
+struct RoundedSource {
+  std::int64_t step, tiles;
+  std::int16_t* data;
+  float* scales;
+
+  // gather as below
+  template <class Gather>
+  RoundedSource(const Columns& c, std::int64_t first, std::int64_t count, Gather gather)
+      : step(2 * point_step(c.depth * count * c.lanes / 2)),
+        tiles(count),
+        data(scratch<std::int16_t, Rounded>(kPoints * step)),
+        scales(scratch<float, Scales>(kPoints * tiles)) {
+    const std::int64_t staged_step = point_step(c.depth * kRounded * c.lanes);
+    float* staged = scratch<float, Source>(kPoints * staged_step);
+    for (std::int64_t t = 0; t < tiles; t += kRounded) {
+      const std::int64_t some = std::min(kRounded, tiles - t);
+      gather(first + t, some, WinogradPoints{staged, staged_step, some * c.lanes});
+      for (std::int64_t point = 0; point < kPoints; ++point)
+        int16_kernels()->round_rows(staged + point * staged_step, some * c.lanes, some, c.depth,
+                                    data + point * step + t * c.lanes, tiles * c.lanes, scales + point * tiles + t);
+    }
+  }
+};
+
 // Consecutive tiles from images to images: gather(first, tiles, points) transforms those of the source, and
 // scatter(first, tiles, points, panel) a panel's channels into the result. In groups whose points stay in the cache.
 template <class Gather, class Scatter>
 void multiply_tiles(const Columns& c, const float* weights, std::int64_t begin, std::int64_t count, Gather gather,
                     Scatter scatter) {
   const WinogradKernels& kernels = *kernels_of(c.lanes);
-  const std::int64_t tile_bytes = kPoints * c.depth * c.lanes * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t tile_bytes = kPoints * c.rows() * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t turns = std::clamp<std::int64_t>(kCached / tile_bytes / kernels.product_tiles, 1, kMostTurns);
   const std::int64_t groups = divide_up(count, turns * kernels.product_tiles);
   for (std::int64_t g = 0; g < groups; ++g) {
     const Part group(count, g, groups);
     const std::int64_t tiles = group.size(), block = tiles * c.lanes, first = begin + group.begin;
-    const std::int64_t source_step = point_step(c.depth * block), result_step = point_step(kPanel * block);
-    float* source = scratch<float, Source>(kPoints * source_step);
+    const std::int64_t result_step = point_step(kPanel * block);
     float* result = scratch<float, Result>(kPoints * result_step);
-    gather(first, tiles, WinogradPoints{source, source_step, block});
-    for (std::int64_t panel = 0; panel < c.panels(); ++panel) {
-      for (std::int64_t point = 0; point < kPoints; ++point)
+    // multiply(panel, point, where the result goes)
+    const auto for_panels = [&](auto multiply) {
+      for (std::int64_t panel = 0; panel < c.panels(); ++panel) {
+        for (std::int64_t point = 0; point < kPoints; ++point) multiply(panel, point, result + point * result_step);
+        scatter(first, tiles, WinogradPoints{result, result_step, block}, panel);
+      }
+    };
+    if (c.products == int16) {
+      const RoundedSource source(c, first, tiles, gather);
+      for_panels([&](std::int64_t panel, std::int64_t point, float* to) {
+        int16_kernels()->multiply({tiles, source.data + point * source.step, block, source.scales + point * tiles,
+                                   reinterpret_cast<const std::int32_t*>(weights) + c.offset(panel, point),
+                                   weights + c.scales_offset(panel, point), c.depth, c.vectors(panel), to, block});
+      });
+    } else {
+      const std::int64_t source_step = point_step(c.depth * block);
+      float* source = scratch<float, Source>(kPoints * source_step);
+      gather(first, tiles, WinogradPoints{source, source_step, block});
+      for_panels([&](std::int64_t panel, std::int64_t point, float* to) {
         kernels.multiply({tiles, source + point * source_step, block, weights + c.offset(panel, point), c.depth,
-                          c.vectors(panel), result + point * result_step, block});
-      scatter(first, tiles, WinogradPoints{result, result_step, block}, panel);
+                          c.vectors(panel), to, block});
+      });
     }
   }
 }
@@ -202,20 +286,22 @@ void sum_channels(const ImageDims& d, const float* gy, float* gbias) {
 
 }  // namespace
 
-bool winograd_serves(const ConvDims& d) {
+bool winograd_serves(const ConvDims& d, WinogradProducts products) {
+  if (products == int16 && (d.in.block != kInt16Lanes || !int16_kernels())) return false;
   return d.kernel == 3 && d.stride == 1 && d.padding <= 2 && d.in.block == d.out.block && kernels_of(d.in.block);
 }
 
 void winograd_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
-                      PreparedWeights* prepared) {
+                      PreparedWeights* prepared, WinogradProducts products) {
   const Tiles tiles(d);
-  const Columns c = output_columns(d);
+  const Columns c = output_columns(d, products);
   const WinogradKernels& kernels = *kernels_of(c.lanes);
   std::shared_ptr<const TransformedWeight> kept;
   const float* weights = nullptr;
   if (prepared) {
-    kept = prepared->find_or_make<TransformedWeight>([](const TransformedWeight&) { return true; },
-                                                     [&] { return std::make_shared<const TransformedWeight>(d, w); });
+    kept = prepared->find_or_make<TransformedWeight>(
+        [&](const TransformedWeight& form) { return form.products() == products; },
+        [&] { return std::make_shared<const TransformedWeight>(d, c, w); });
     weights = kept->data();
   } else {
     float* transformed = scratch<float, Weight>(c.size());
@@ -238,10 +324,10 @@ void winograd_forward(const ConvDims& d, const float* x, const float* w, const f
   });
 }
 
-void winograd_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
+void winograd_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx, WinogradProducts products) {
   struct Edges;
   const Tiles tiles(d);
-  const Columns c = input_columns(d);
+  const Columns c = input_columns(d, products);
   const WinogradKernels& kernels = *kernels_of(c.lanes);
   float* weights = scratch<float, Weight>(c.size());
   transform_weight(d, false, w, c, weights);
@@ -290,39 +376,76 @@ void winograd_backward_data(const ConvDims& d, const float* gy, const float* w, 
   });
 }
 
-void winograd_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) {
+void winograd_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias,
+                               WinogradProducts products) {
   struct Gradient;
   struct Sums;
   const Tiles tiles(d);
   const WinogradKernels& kernels = *kernels_of(d.in.block);
   const std::int64_t lanes = d.in.block, in_blocks = d.in.c / lanes, out_blocks = d.out.c / lanes;
   const std::int64_t pieces = divide_up(tiles.count(), kPiece), most = divide_up(tiles.count(), pieces);
-  const std::int64_t gradient_step = point_step(most * d.out.c), source_step = point_step(most * lanes);
+  // Rows of a matrix of points: tiles, or pairs of them.
+  const auto rows_of = [&](std::int64_t count) { return products == int16 ? divide_up(count, 2) : count; };
+  const std::int64_t gradient_step = point_step(rows_of(most) * d.out.c), source_step = point_step(most * lanes);
   const std::int64_t sum_step = point_step(lanes * d.out.c), sums_size = kPoints * sum_step;
   float* gradient = scratch<float, Gradient>(kPoints * gradient_step);
+  float* gradient_scales = scratch<float, Scales>(kPoints * d.out.c);
   float* all_sums = scratch<float, Sums>(in_blocks * sums_size);
   for (std::int64_t p = 0; p < pieces; ++p) {
     const Part piece(tiles.count(), p, pieces);
-    const std::int64_t count = piece.size(), block = count * lanes, groups = divide_up(count, 16);
-    parallel_for(groups, 16 * kPoints * d.out.c, [&](std::int64_t g) {
-      const Part group(count, g, groups);
-      const Windows<const float> windows(piece.begin + group.begin, group.size(),
-                                         [&](std::int64_t t) { return tiles.output_window(gy, t); });
-      kernels.gather_output(windows, out_blocks, {gradient + group.begin * lanes, gradient_step, block});
-    });
-    parallel_for(in_blocks, kPoints * block, [&](std::int64_t c) {
-      float* source = scratch<float, Source>(kPoints * source_step);
-      float* sums = all_sums + c * sums_size;
-      const float* plane = x + c * lanes * d.in.pixels();
+    const std::int64_t count = piece.size(), block = rows_of(count) * lanes;
+    // The points of one block of channels: gather(first, tiles, points) as above.
+    const auto gather_piece = [&](auto gather, float* to, std::int64_t step) {
+      const std::int64_t groups = divide_up(count, 16);
       for (std::int64_t g = 0; g < groups; ++g) {
         const Part group(count, g, groups);
-        const Windows<const float> windows(piece.begin + group.begin, group.size(),
-                                           [&](std::int64_t t) { return tiles.input_window(plane, t); });
-        kernels.gather_input(windows, 1, {source + group.begin * lanes, source_step, block});
+        gather(piece.begin + group.begin, group.size(), WinogradPoints{to + group.begin * lanes, step, 0});
       }
+    };
+    const auto gather_rounded = [&](auto gather, float* to, std::int64_t step, float* scales,
+                                    std::int64_t scales_step) {
+      float* source = scratch<float, Source>(kPoints * source_step);
+      gather_piece(gather, source, source_step);
       for (std::int64_t point = 0; point < kPoints; ++point)
-        kernels.correlate({count, source + point * source_step, gradient + point * gradient_step, block, out_blocks,
-                           sums + point * sum_step, p > 0});
+        int16_kernels()->round_columns(source + point * source_step, lanes, count,
+                                       reinterpret_cast<std::int32_t*>(to + point * step), lanes,
+                                       scales + point * scales_step);
+    };
+    parallel_for(out_blocks, kPoints * count * lanes, [&](std::int64_t k) {
+      const float* plane = gy + k * lanes * d.out.pixels();
+      const auto gather = [&](std::int64_t first, std::int64_t group, const WinogradPoints& to) {
+        const Windows<const float> windows(first, group, [&](std::int64_t t) { return tiles.output_window(plane, t); });
+        kernels.gather_output(windows, 1, to);
+      };
+      if (products == int16)
+        gather_rounded(gather, gradient + k * block, gradient_step, gradient_scales + k * lanes, d.out.c);
+      else
+        gather_piece(gather, gradient + k * block, gradient_step);
+    });
+    parallel_for(in_blocks, kPoints * count * lanes, [&](std::int64_t c) {
+      float* sums = all_sums + c * sums_size;
+      const float* plane = x + c * lanes * d.in.pixels();
+      const auto gather = [&](std::int64_t first, std::int64_t group, const WinogradPoints& to) {
+        const Windows<const float> windows(first, group, [&](std::int64_t t) { return tiles.input_window(plane, t); });
+        kernels.gather_input(windows, 1, to);
+      };
+      if (products == int16) {
+        const std::int64_t step = point_step(block);
+        float* source = scratch<float, Rounded>(kPoints * step);
+        float scales[kPoints * kInt16Lanes];
+        gather_rounded(gather, source, step, scales, lanes);
+        for (std::int64_t point = 0; point < kPoints; ++point)
+          int16_kernels()->correlate({rows_of(count), reinterpret_cast<const std::int32_t*>(source + point * step),
+                                      scales + point * lanes,
+                                      reinterpret_cast<const std::int32_t*>(gradient + point * gradient_step), block,
+                                      gradient_scales + point * d.out.c, out_blocks, sums + point * sum_step, p > 0});
+      } else {
+        float* source = scratch<float, Source>(kPoints * source_step);
+        gather_piece(gather, source, source_step);
+        for (std::int64_t point = 0; point < kPoints; ++point)
+          kernels.correlate({count, source + point * source_step, gradient + point * gradient_step, block, out_blocks,
+                             sums + point * sum_step, p > 0});
+      }
       if (p + 1 < pieces) return;
       for (std::int64_t k = 0; k < out_blocks; ++k)
         kernels.points_to_weights(sums + k * lanes, sum_step, d.out.c, gw + (k * lanes * d.in.c + c * lanes) * 9,

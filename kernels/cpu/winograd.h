@@ -19,12 +19,17 @@
 
 namespace minidl::cpu {
 
-bool winograd_serves(const ConvDims& dims);
+// What the matrices of points are multiplied in; int16: winograd_int16.h.
+enum class WinogradProducts { float32, int16 };
+
+bool winograd_serves(const ConvDims& dims, WinogradProducts products);
 
 // bias and gbias are (out.c) or null; prepared as in Backend::conv_forward.
 void winograd_forward(const ConvDims& dims, const float* x, const float* w, const float* bias, float* y,
-                      PreparedWeights* prepared);
-void winograd_backward_data(const ConvDims& dims, const float* gy, const float* w, float* gx);
-void winograd_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw, float* gbias);
+                      PreparedWeights* prepared, WinogradProducts products);
+void winograd_backward_data(const ConvDims& dims, const float* gy, const float* w, float* gx,
+                            WinogradProducts products);
+void winograd_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw, float* gbias,
+                               WinogradProducts products);
 
 }  // namespace minidl::cpu
