@@ -2,6 +2,7 @@
 // follow from two moments; so is the gradient to x. Forward reads x twice (moments, map), backward reads x and gy
 // twice.
 #include <cmath>
+#include <cstring>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/loops.h"
@@ -73,19 +74,58 @@ const double* channel_sums(const Runs& runs, SegmentSums segment_sums) {
   return partial;
 }
 
+// Sums over the floats [begin, end) of a run, as sum_lanes makes them: deviations from `base`, and their squares. Each
+// piece is read twice, the second time from the cache: once for its sum, in double, then for squared deviations from
+// its own mean, so that float sums of squares lose nothing to a mean far from 0, nor to a pixel far from all others.
+template <int K>
+void sum_moments(const float* data, std::int64_t begin, std::int64_t end, const Lanes<K>& base, double* sums) {
+  using Half [[gnu::vector_size(16)]] = float;
+  using Wide [[gnu::vector_size(32)]] = double;
+  constexpr int kVectors = Lanes<K>::kVectors;
+  constexpr std::int64_t kHalf = kLanes / 2, kBlock = K == 0 ? 1 : K * kLanes, kPiece = 128 * kVectors * kLanes;
+  std::fill(sums, sums + 2 * kBlock, 0.0);
+  for (std::int64_t piece = begin; piece < end; piece += kPiece) {
+    const std::int64_t stop = std::min(end, piece + kPiece), step = kVectors * kLanes;
+    const std::int64_t pixels = (stop - piece) / step, whole = piece + pixels * step;
+    const auto count = static_cast<double>(pixels);
+    Wide sum[2 * kVectors] = {};
+    Vec mean[kVectors] = {}, square[kVectors] = {};
+    for (std::int64_t i = piece; i < whole; i += step)
+      for (int h = 0; h < 2 * kVectors; ++h) {
+        Half x;
+        std::memcpy(&x, data + i + h * kHalf, sizeof x);
+        sum[h] += __builtin_convertvector(x, Wide);
+      }
+    const auto total_of = [&](std::int64_t channel) { return sum[channel / kHalf][channel % kHalf]; };
+    for (std::int64_t c = 0; pixels > 0 && c < step; ++c)
+      mean[c / kLanes][c % kLanes] = static_cast<float>(total_of(c) / count);
+    for (std::int64_t i = piece; i < whole; i += step)
+      for (int k = 0; k < kVectors; ++k) {
+        const Vec d = load(data + i + k * kLanes) - mean[k];
+        square[k] += d * d;
+      }
+    // `n` values about `center`: their deviations from it sum up to s, the squares of these to q.
+    const auto add = [&](std::int64_t channel, double n, double center, double s, double q) {
+      const double e = center - base.v[channel / kLanes][channel % kLanes];
+      sums[channel] += s + n * e;
+      sums[kBlock + channel] += q + e * (2 * s + n * e);
+    };
+    for (std::int64_t c = 0; c < step; ++c) {
+      const double center = mean[c / kLanes][c % kLanes];
+      add(K == 0 ? 0 : c, count, center, total_of(c) - count * center, square[c / kLanes][c % kLanes]);
+    }
+    for (std::int64_t i = whole; i < stop; ++i) add(0, 1, data[i], 0, 0);  // of a planar run
+  }
+}
+
 template <int K>
 void compute_stats(const NormSpec& spec, bool unbiased, const float* x, const Stats& stats) {
   const Runs runs(spec.dims);
   const std::int64_t n = spec.dims.n, c = spec.dims.c;
   const double pixels = static_cast<double>(spec.dims.pixels());
-  // Deviations are taken from the channel's first pixel: exact for constant channels, accurate for means far from 0.
   const double* sums = channel_sums<2>(runs, [&](std::int64_t run, std::int64_t begin, std::int64_t end, double* out) {
     const float* data = x + run * runs.length;
-    const Lanes<K> first(data);
-    sum_lanes<K, 2>(begin, end, out, [&](auto at, int k) {
-      const Vec d = at(data) - first.v[k];
-      return Terms<2>{{d, d * d}};
-    });
+    sum_moments<K>(data, begin, end, Lanes<K>(data), out);
   });
   struct Tag;
   double* squares = scratch<double, Tag>(n * c);
