@@ -61,20 +61,22 @@ double shortest(F run) {
 // Computes a use by the algorithm that `choices` has for it. Measuring runs the candidates on the very operands: each
 // overwrites the result. `own` runs an algorithm of ours, `run` a plan of oneDNN.
 template <class Conv, class Own, class Run>
-void convolve(const char* operation, ConvChoices& choices, const ConvUse& use, Own own, Run run) {
+void convolve(const char* operation, ConvChoices<ConvAlgorithm>& choices, const ConvUse& use, Own own, Run run) {
   guarded(operation, [&] {
-    const ConvAlgorithm algorithm = choices.algorithm(use, [&](const std::vector<ConvAlgorithm>& candidates) {
-      if (candidates.size() == 1) return candidates[0];
+    const auto fastest = [&] {
+      const std::vector<ConvAlgorithm> all = candidates(use);
+      if (all.size() == 1) return all[0];
       const auto seconds = [&](ConvAlgorithm candidate) {
         if (is_own(candidate)) return shortest([&] { own(candidate); });
         const Plan<Conv> plan = make_plan<Conv>(use, candidate);  // not kept: most are not chosen
         return shortest([&] { run(plan); });
       };
-      std::pair<double, ConvAlgorithm> best{seconds(candidates[0]), candidates[0]};
-      for (std::size_t i = 1; i < candidates.size(); ++i)
-        best = std::min(best, std::pair(seconds(candidates[i]), candidates[i]));
+      std::pair<double, ConvAlgorithm> best{seconds(all[0]), all[0]};
+      for (std::size_t i = 1; i < all.size(); ++i) best = std::min(best, std::pair(seconds(all[i]), all[i]));
       return best.second;
-    });
+    };
+    const ConvAlgorithm algorithm = choices.algorithm(
+        use, [&] { return ruled_algorithm(use); }, fastest);
     if (is_own(algorithm))
       own(algorithm);
     else
@@ -90,6 +92,11 @@ struct W;
 struct Y;
 
 }  // namespace
+
+std::vector<ConvChoice> CpuBackend::conv_choices() const { return conv_choices_.measured(name_of); }
+void CpuBackend::set_conv_choices(std::span<const ConvChoice> choices) {
+  guarded("choices of convolution algorithms", [&] { conv_choices_.replace(choices, chosen_algorithm); });
+}
 
 void CpuBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
                               PreparedWeights* prepared) {

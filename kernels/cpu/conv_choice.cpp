@@ -112,41 +112,9 @@ std::vector<ConvAlgorithm> candidates(const ConvUse& use) {
   return fast.empty() ? scalar : fast;
 }
 
-ConvAlgorithm ConvChoices::algorithm(const ConvUse& use, const Measure& measure) {
-  std::unique_lock lock(mutex_);
-  auto& choices = benchmark_ ? measured_ : ruled_;
-  if (const auto found = choices.find(use); found != choices.end()) return found->second;
-  if (!benchmark_) return ruled_.emplace(use, ruled_algorithm(use)).first->second;
-  lock.unlock();  // another thread may measure the same use meanwhile; the first to be done decides
-  const ConvAlgorithm fastest = measure(candidates(use));
-  lock.lock();
-  return measured_.emplace(use, fastest).first->second;
-}
-
-void ConvChoices::set_benchmark(bool on) {
-  const std::lock_guard lock(mutex_);
-  benchmark_ = on;
-  if (!on) measured_.clear();
-}
-
-std::vector<ConvChoice> ConvChoices::measured() const {
-  const std::lock_guard lock(mutex_);
-  std::vector<ConvChoice> choices;
-  for (const auto& [use, algorithm] : measured_) choices.push_back({use, name_of(algorithm)});
-  return choices;
-}
-
-void ConvChoices::replace(std::span<const ConvChoice> choices) {
-  const std::lock_guard lock(mutex_);
-  if (!benchmark_) return;
-  measured_.clear();
-  guarded("choices of convolution algorithms", [&] {
-    for (const ConvChoice& choice : choices) {
-      const auto named = algorithm_named(choice.algorithm);
-      const bool available = named && available_speed(choice.use, *named);
-      measured_.emplace(choice.use, available ? *named : ruled_algorithm(choice.use));
-    }
-  });
+ConvAlgorithm chosen_algorithm(const ConvChoice& choice) {
+  const auto named = algorithm_named(choice.algorithm);
+  return named && available_speed(choice.use, *named) ? *named : ruled_algorithm(choice.use);
 }
 
 }  // namespace minidl::cpu

@@ -1,11 +1,7 @@
-// By which algorithm a convolution is computed: by a fixed rule, or by measurement (Backend::set_benchmark).
+// The algorithms of convolutions: the fixed rule, and what is worth measuring (kernels/conv_choices.h).
 #pragma once
 
-#include <functional>
-#include <map>
-#include <mutex>
 #include <optional>
-#include <span>
 #include <string_view>
 #include <vector>
 
@@ -41,21 +37,7 @@ ConvAlgorithm ruled_algorithm(const ConvUse& use);
 // Every algorithm worth measuring for a use; never empty.
 std::vector<ConvAlgorithm> candidates(const ConvUse& use);
 
-// The choices of one backend. Safe to use from several threads, all of which see the same choice for a use.
-class ConvChoices {
- public:
-  // The algorithm for a use; `measure` names the fastest of some candidates where that is still to be found out.
-  using Measure = std::function<ConvAlgorithm(const std::vector<ConvAlgorithm>& candidates)>;
-  ConvAlgorithm algorithm(const ConvUse& use, const Measure& measure);
-
-  void set_benchmark(bool on);
-  std::vector<ConvChoice> measured() const;
-  void replace(std::span<const ConvChoice> choices);
-
- private:
-  mutable std::mutex mutex_;
-  bool benchmark_ = false;
-  std::map<ConvUse, ConvAlgorithm> ruled_, measured_;
-};
+// The algorithm that a choice names; the ruled one if this processor, or the precision, lacks that.
+ConvAlgorithm chosen_algorithm(const ConvChoice& choice);
 
 }  // namespace minidl::cpu

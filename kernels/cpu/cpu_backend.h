@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/backend.h"
+#include "kernels/conv_choices.h"
 #include "kernels/cpu/conv_choice.h"
 
 namespace minidl {
@@ -18,8 +19,8 @@ class CpuBackend final : public Backend {
   void set_precision(Precision precision) override;
   Precision precision() const override { return precision_; }
   void set_benchmark(bool on) override { conv_choices_.set_benchmark(on); }
-  std::vector<ConvChoice> conv_choices() const override { return conv_choices_.measured(); }
-  void set_conv_choices(std::span<const ConvChoice> choices) override { conv_choices_.replace(choices); }
+  std::vector<ConvChoice> conv_choices() const override;
+  void set_conv_choices(std::span<const ConvChoice> choices) override;
 
   void* allocate(std::size_t bytes) override;
   void deallocate(void* memory) override;
@@ -105,7 +106,7 @@ class CpuBackend final : public Backend {
  private:
   std::int64_t lanes_;  // floats of the widest vector that oneDNN uses here: its blocked layouts have this block
   Precision precision_ = Precision::fp32;
-  cpu::ConvChoices conv_choices_;
+  ConvChoices<cpu::ConvAlgorithm> conv_choices_;
 };
 
 // The one CPU backend of the process.

@@ -88,12 +88,19 @@ float shortest(const ConvUse& use, const ConvPlan& plan, const Operands& operand
   return best;
 }
 
-void convolve(const char* what, ConvChoices& choices, const ConvUse& use, const Operands& operands) {
-  const auto plan = choices.plan(use, [&](const std::vector<ConvPlan>& candidates) {
-    std::vector<float> times;
-    for (const ConvPlan& candidate : candidates) times.push_back(shortest(use, candidate, operands));
-    return static_cast<std::size_t>(std::min_element(times.begin(), times.end()) - times.begin());
-  });
+void convolve(const char* what, ConvChoices<ConvPlanPointer>& choices, const ConvUse& use, const Operands& operands) {
+  const auto fastest = [&] {
+    const std::vector<ConvPlanPointer> all = candidates(use);
+    if (all.size() == 1) return all[0];
+    std::pair<float, ConvPlanPointer> best;
+    for (const ConvPlanPointer& plan : all) {
+      const float time = shortest(use, *plan, operands);
+      if (!best.second || time < best.first) best = {time, plan};
+    }
+    return best.second;
+  };
+  const ConvPlanPointer plan = choices.algorithm(
+      use, [&] { return ruled_plan(use); }, fastest);
   static std::mutex one_at_a_time;  // cuDNN does not promise that threads may execute one plan at once
   const std::lock_guard lock(one_at_a_time);
   check_status(execute(use, *plan, operands), what);
@@ -112,8 +119,10 @@ void CudaBackend::set_precision(Precision precision) {
 }
 
 void CudaBackend::set_benchmark(bool on) { conv_choices_.set_benchmark(on); }
-std::vector<ConvChoice> CudaBackend::conv_choices() const { return conv_choices_.measured(); }
-void CudaBackend::set_conv_choices(std::span<const ConvChoice> choices) { conv_choices_.replace(choices); }
+std::vector<ConvChoice> CudaBackend::conv_choices() const {
+  return conv_choices_.measured([](const ConvPlanPointer& plan) { return plan->algorithm(); });
+}
+void CudaBackend::set_conv_choices(std::span<const ConvChoice> choices) { conv_choices_.replace(choices, chosen_plan); }
 
 void CudaBackend::conv_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
                                PreparedWeights*) {

@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "kernels/backend.h"
+#include "kernels/conv_choices.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/conv_choice.h"
 
@@ -133,7 +134,7 @@ class CudaBackend final : public Backend {
   gpu::PerThread<std::vector<Workspace>> workspaces_;  // the last is in use; a recording may refer to the others
   std::atomic<bool> recording_ = false;
   Precision precision_ = Precision::fp32;
-  gpu::ConvChoices conv_choices_;
+  ConvChoices<gpu::ConvPlanPointer> conv_choices_;
 };
 
 // The one CUDA backend of the process.
