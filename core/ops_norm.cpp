@@ -38,44 +38,36 @@ Tensor norm(const char* op, const Tensor& x, const Tensor& rho, const Tensor& ga
                 });
 }
 
-// The spectra of weights, and, in `normalised` unless it is null, the only weight divided by its only sigma.
-std::vector<Spectrum> spectra_into(const char* op, std::span<const SpectralWeight> weights, bool iterate,
-                                   const Calls& calls, float* normalised) {
-  const std::size_t count = std::max<std::size_t>(1, calls.size());
-  std::vector<Spectrum> result;
-  for (const auto& [weight, u, v] : weights) {
-    require_defined(op, weight);
-    check(weight.rank() >= 2 && weight.block() == 1 && weight.size() > 0, op,
-          ": expected a plain, non-empty weight [O, ...], got ", weight.shape());
-    const std::int64_t rows = weight.shape()[0], cols = weight.size() / rows;
-    check(u.tensor().shape() == Shape{rows} && v.tensor().shape() == Shape{cols}, op, ": weight ", weight.shape(),
-          " expects u [", rows, "] and v [", cols, "], got ", u.tensor().shape(), " and ", v.tensor().shape());
-    require_device(op, weights.front().weight, {weight, u.tensor(), v.tensor()});
-    result.push_back({calls, Tensor::empty({static_cast<std::int64_t>(count)}, weight.device()), {}, {}});
-  }
-  std::vector<SpectralMatrix> matrices(weights.size());
-  for (std::size_t call = 0; call < count && !weights.empty(); ++call) {
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      const auto& [weight, u, v] = weights[i];
-      // A call keeps what it was computed with, whatever later ones do. Without iterations nothing changes.
-      const Tensor call_u = iterate ? empty_like(u.tensor()) : u.tensor(),
-                   call_v = iterate ? empty_like(v.tensor()) : v.tensor();
-      const std::int64_t rows = weight.shape()[0];
-      matrices[i] = {rows,
-                     weight.size() / rows,
-                     weight.data(),
-                     u.tensor().data(),
-                     v.tensor().data(),
-                     call_u.data(),
-                     call_v.data(),
-                     result[i].sigma.data() + call,
-                     normalised};
-      result[i].u.push_back(call_u);
-      result[i].v.push_back(call_v);
-    }
-    backend(weights.front().weight).spectral_norm_forward(iterate, matrices);
-  }
-  return result;
+void require_spectral(const char* op, const SpectralWeight& one) {
+  const auto& [weight, u, v] = one;
+  require_defined(op, weight, "weight");
+  check(weight.rank() >= 2 && weight.block() == 1 && weight.size() > 0, op,
+        ": expected a plain, non-empty weight [O, ...], got ", weight.shape());
+  const std::int64_t rows = weight.shape()[0], cols = weight.size() / rows;
+  check(u.tensor().defined() && v.tensor().defined() && u.tensor().shape() == Shape{rows} &&
+            v.tensor().shape() == Shape{cols},
+        op, ": weight ", weight.shape(), " expects u [", rows, "] and v [", cols, "], got ", u.tensor().shape(),
+        " and ", v.tensor().shape());
+  require_device(op, weight, {u.tensor(), v.tensor()});
+}
+
+// What the next call asks for: its sigma and vectors are the next of `spectrum`. A call keeps what it was computed
+// with, whatever later ones do; without iterations nothing changes.
+SpectralMatrix next_call(const SpectralWeight& one, bool iterate, Spectrum& spectrum) {
+  const auto& [weight, u, v] = one;
+  const std::int64_t rows = weight.shape()[0];
+  float* const sigma = spectrum.sigma.data() + spectrum.u.size();
+  spectrum.u.push_back(iterate ? empty_like(u.tensor()) : u.tensor());
+  spectrum.v.push_back(iterate ? empty_like(v.tensor()) : v.tensor());
+  return {rows,
+          weight.size() / rows,
+          weight.data(),
+          u.tensor().data(),
+          v.tensor().data(),
+          spectrum.u.back().data(),
+          spectrum.v.back().data(),
+          sigma,
+          nullptr};
 }
 
 }  // namespace
@@ -103,10 +95,13 @@ Tensor layer_instance_norm(const Tensor& x, const Tensor& rho, const Tensor& gam
 }
 
 Tensor spectral_norm(const Tensor& weight, Buffer& u, Buffer& v, bool iterate) {
-  require_defined("spectral_norm", weight);
-  const Tensor normalised = empty_like(weight);
   const SpectralWeight one{weight, u, v};
-  const Spectrum spectrum = spectra_into("spectral_norm", {&one, 1}, iterate, {}, normalised.data()).front();
+  require_spectral("spectral_norm", one);
+  const Tensor normalised = empty_like(weight);
+  Spectrum spectrum{{}, Tensor::empty({1}, weight.device()), {}, {}};
+  SpectralMatrix matrix = next_call(one, iterate, spectrum);
+  matrix.wn = normalised.data();
+  backend(weight).spectral_norm_forward(iterate, {&matrix, 1});
   return record("spectral_norm", normalised, {weight},
                 [weight = weight.detach(), spectrum](const Tensor& gy, const Needs&) -> Grads {
                   const std::int64_t rows = weight.shape()[0];
@@ -119,7 +114,19 @@ Tensor spectral_norm(const Tensor& weight, Buffer& u, Buffer& v, bool iterate) {
 }
 
 std::vector<Spectrum> spectra(std::span<const SpectralWeight> weights, bool iterate, const Calls& calls) {
-  return spectra_into("spectra", weights, iterate, calls, nullptr);
+  const std::size_t count = std::max<std::size_t>(1, calls.size());
+  std::vector<Spectrum> result;
+  for (const SpectralWeight& one : weights) {
+    require_spectral("spectra", one);
+    require_device("spectra", weights.front().weight, {one.weight});
+    result.push_back({calls, Tensor::empty({static_cast<std::int64_t>(count)}, one.weight.device()), {}, {}});
+  }
+  std::vector<SpectralMatrix> matrices(weights.size());
+  for (std::size_t call = 0; call < count && !weights.empty(); ++call) {
+    for (std::size_t i = 0; i < weights.size(); ++i) matrices[i] = next_call(weights[i], iterate, result[i]);
+    backend(weights.front().weight).spectral_norm_forward(iterate, matrices);
+  }
+  return result;
 }
 
 }  // namespace minidl
