@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "kernels/memory_holder.h"
 
 namespace minidl {
 namespace {
@@ -33,20 +34,22 @@ class FreeBuffers {
 
 namespace {
 
-class Pool {
+class Pool final : public MemoryHolder {
  public:
-  explicit Pool(DeviceType device) : device_(device), common_(std::make_shared<FreeBuffers>(device)) {}
+  explicit Pool(DeviceType device) : device_(device), common_(std::make_shared<FreeBuffers>(device)) {
+    set_memory_holder(device, *this);
+  }
 
   const std::shared_ptr<FreeBuffers>& common() const { return common_; }
 
   void* take(FreeBuffers& from, std::size_t bytes) {
+    void* memory = kept(from, bytes);
+    const bool fresh = memory == nullptr;
+    if (fresh) memory = backend_of(device_).allocate(bytes);  // which may trim this pool
     const std::lock_guard lock(mutex_);
-    void* memory = nullptr;
-    if (auto found = from.by_size.find(bytes); found != from.by_size.end() && !found->second.empty()) {
-      memory = found->second.back();
-      found->second.pop_back();
-    } else {
-      memory = allocate(bytes);
+    if (fresh) {
+      stats_.held += bytes;
+      ++stats_.device_allocations;
     }
     stats_.in_use += bytes;
     stats_.peak_in_use = std::max(stats_.peak_in_use, stats_.in_use);
@@ -67,37 +70,8 @@ class Pool {
     }
   }
 
-  void trim() {
+  void trim() override {
     const std::lock_guard lock(mutex_);
-    release_free();
-  }
-
-  PoolStats stats() {
-    const std::lock_guard lock(mutex_);
-    return stats_;
-  }
-
- private:
-  void* allocate(std::size_t bytes) {
-    Backend& backend = backend_of(device_);
-    void* memory = nullptr;
-    try {
-      memory = backend.allocate(bytes);
-    } catch (const Error& error) {
-      const std::size_t held = stats_.held;
-      try {
-        release_free();  // buffers of other sizes may make room
-        memory = backend.allocate(bytes);
-      } catch (const Error&) {
-        fail(error.what(), "; libminidl holds ", held >> 20, " MiB. Lower --batch_size, --img_size or --ch");
-      }
-    }
-    stats_.held += bytes;
-    ++stats_.device_allocations;
-    return memory;
-  }
-
-  void release_free() {
     for (auto& [bytes, buffers] : common_->by_size) {
       for (void* memory : buffers) backend_of(device_).deallocate(memory);
       stats_.held -= bytes * buffers.size();
@@ -105,8 +79,26 @@ class Pool {
     }
   }
 
+  std::size_t held() const override { return stats().held; }
+
+  PoolStats stats() const {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+
+ private:
+  // A buffer that nobody uses, or null.
+  void* kept(FreeBuffers& from, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto found = from.by_size.find(bytes);
+    if (found == from.by_size.end() || found->second.empty()) return nullptr;
+    void* memory = found->second.back();
+    found->second.pop_back();
+    return memory;
+  }
+
   DeviceType device_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::shared_ptr<FreeBuffers> common_;
   PoolStats stats_;
 };

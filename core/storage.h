@@ -17,7 +17,8 @@ namespace minidl {
 class Storage {
  public:
   Storage() = default;
-  // Uninitialised memory of at least `bytes`. Throws Error when the device has no more.
+  // Uninitialised memory of at least `bytes`. Throws OutOfMemory (an Error, kernels/memory_holder.h) when the device
+  // has no more, even after the pool has given back every buffer that nobody uses.
   Storage(DeviceType device, std::size_t bytes);
 
   explicit operator bool() const { return buffer_ != nullptr; }

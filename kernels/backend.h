@@ -181,7 +181,8 @@ class Backend {
   virtual void set_conv_choices(std::span<const ConvChoice> choices) = 0;
 
   // --- memory -------------------------------------------------------------------------------------------------------
-  virtual void* allocate(std::size_t bytes) = 0;  // aligned to 64 bytes or more; throws Error when memory is exhausted
+  // Aligned to 64 bytes or more. Throws OutOfMemory (memory_holder.h).
+  virtual void* allocate(std::size_t bytes) = 0;
   virtual void deallocate(void* memory) = 0;
   // The functions below return before the device has done what they ask for; all of it happens in the order of the
   // calls. An upload has read `host` when it returns; downloads wait for the device.

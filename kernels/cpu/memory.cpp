@@ -1,5 +1,6 @@
 // Memory, layout conversion, and what follows from the processor: the channel block and the precisions.
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <dnnl.hpp>
 
@@ -10,6 +11,7 @@
 #include "core/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/loops.h"
+#include "kernels/memory_holder.h"
 
 namespace minidl {
 
@@ -45,9 +47,18 @@ void CpuBackend::set_precision(Precision precision) {
 
 void* CpuBackend::allocate(std::size_t bytes) {
   constexpr std::size_t kHugePage = 1u << 21;
-  void* memory = nullptr;
-  const int error = posix_memalign(&memory, bytes >= kHugePage ? kHugePage : 64, bytes);
-  check(error == 0, "out of memory: ", bytes >> 20, " MiB more were asked for");
+  void* memory = allocate_or_trim(
+      DeviceType::cpu, bytes,
+      [&] {
+        void* aligned = nullptr;
+        const int error = posix_memalign(&aligned, bytes >= kHugePage ? kHugePage : 64, bytes);
+        return error == 0 ? aligned : nullptr;
+      },
+      [] {
+        const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+        return concat_text(mebibytes_text(static_cast<std::size_t>(sysconf(_SC_AVPHYS_PAGES)) * page), " of ",
+                           mebibytes_text(static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * page));
+      });
 #if defined(__linux__)
   // Huge pages save most of the page faults of a program's first pass, where the system grants them on request only.
   if (bytes >= kHugePage) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);

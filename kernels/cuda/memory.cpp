@@ -6,6 +6,7 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/event.h"
+#include "kernels/memory_holder.h"
 
 namespace minidl {
 namespace {
@@ -25,8 +26,6 @@ class GraphRecording final : public Recording {
   cudaGraphExec_t graph_;
   cudaStream_t stream_;
 };
-
-std::string mebibytes(std::size_t bytes) { return concat_text(bytes >> 20, " MiB"); }
 
 // The device's name. Throws Error when it cannot be used.
 std::string check_device() {
@@ -78,17 +77,22 @@ CudaBackend::CudaBackend() : name_(check_device()) {
 
 void* CudaBackend::allocate(std::size_t bytes) {
   check(!recording_, "cuda: memory of ", bytes, " bytes is asked for while operations are recorded");
-  void* memory = nullptr;
-  const cudaError_t status = cudaMalloc(&memory, bytes);
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // not sticky: the pool may give memory back and try again
-    std::size_t available = 0, total = 0;
-    gpu::check_status(cudaMemGetInfo(&available, &total), "asking for free memory");
-    fail("cuda: out of memory: ", mebibytes(bytes), " asked for, ", mebibytes(available), " of ", mebibytes(total),
-         " free");
-  }
-  gpu::check_status(status, "allocating memory");
-  return memory;
+  return allocate_or_trim(
+      DeviceType::cuda, bytes,
+      [&] {
+        void* memory = nullptr;
+        const cudaError_t status = cudaMalloc(&memory, bytes);
+        if (status == cudaErrorMemoryAllocation)
+          cudaGetLastError();  // not sticky: the next attempt may succeed
+        else
+          gpu::check_status(status, "allocating memory");
+        return memory;
+      },
+      [] {
+        std::size_t available = 0, total = 0;
+        gpu::check_status(cudaMemGetInfo(&available, &total), "asking for free memory");
+        return concat_text(mebibytes_text(available), " of ", mebibytes_text(total));
+      });
 }
 
 void CudaBackend::deallocate(void* memory) {
