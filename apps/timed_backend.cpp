@@ -72,10 +72,13 @@ class TimedBackend final : public Backend {
   void upload(void* device, const void* host, std::size_t n) override {
     timed("upload", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.upload(device, host, n); });
   }
-  void download(std::span<const Download> pieces) override {
+  std::unique_ptr<UploadBuffer> upload_buffer(void* memory) override { return real_.upload_buffer(memory); }
+  std::unique_ptr<PendingDownload> begin_download(std::span<const Download> pieces) override {
     std::size_t n = 0;
     for (const Download& piece : pieces) n += piece.bytes;
-    timed("download", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.download(pieces); });
+    std::unique_ptr<PendingDownload> result;
+    timed("download", concat_text(n, " bytes"), 0, 2.0 * n, [&] { result = real_.begin_download(pieces); });
+    return result;
   }
   void copy(void* to, const void* from, std::size_t n) override {
     timed("copy", concat_text(n, " bytes"), 0, 2.0 * n, [&] { real_.copy(to, from, n); });

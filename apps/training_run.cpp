@@ -18,6 +18,7 @@
 #include "apps/training_data.h"
 #include "apps/training_setup.h"
 #include "core/file.h"
+#include "core/image_uploads.h"
 #include "models/checkpoint.h"
 
 namespace minidl {
@@ -87,26 +88,36 @@ class TrainingRun {
                       data_state_);
     Progress progress(std::cout, isatty(STDOUT_FILENO), "it", step_, options_.iteration);
     install_interrupt_handler();
-    while (step_ < options_.iteration && !interrupted()) {
-      const auto start = Clock::now();
-      const TrainingStep images = next_images(data);
-      const UgatitLosses losses = trainer_->step(tensor(images.a), tensor(images.b));
-      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-      const std::string broken = losses.first_not_finite();
-      if (!broken.empty()) {
-        progress.finish();
-        fail("iteration ", images.step, ": ", broken,
-             " is not finite, so training has stopped; nothing was overwritten, ",
-             "and --resume true continues from the last checkpoint (a lower --lr may help)");
+    ImageUploads uploads(device_);
+    std::unique_ptr<Iteration> before;  // begun, and not finished
+    const auto finish_before = [&] {
+      if (before) finish(*before, metrics, progress);
+      before.reset();
+    };
+    const auto next_images = [&] {
+      try {
+        return sent_images(data, uploads);
+      } catch (const Error&) {  // a broken image stops the run; what was learnt until then is kept
+        finish_before();
+        if (step_ > 0 && saved_latest_ != step_) save_latest();
+        throw;
       }
-      metrics.append(images.step, losses, trainer_->lr(), seconds);
-      if (images.sheet) write_sheets(images.step, *images.sheet);
-      step_ = images.step;
-      data_state_ = images.state_after;
-      if (step_ % options_.save_freq == 0) save_numbered();
-      if (step_ % options_.latest_freq == 0 && saved_latest_ != step_) save_latest();
-      progress.update(step_, losses_text(losses));
+    };
+    finished_ = Clock::now();
+    std::optional<TrainingStep> images = next_images();
+    while (images && !interrupted()) {
+      const Tensor real_A = uploads.receive(), real_B = uploads.receive();
+      Iteration now{std::move(*images), trainer_->begin_step(real_A, real_B), trainer_->lr()};
+      finish_before();
+      // The device computes meanwhile, unless somebody wants to see what this iteration has made of the networks.
+      if (now.losses.ready() || is_looked_at(now.images)) {
+        finish(now, metrics, progress);
+      } else {
+        before = std::make_unique<Iteration>(std::move(now));
+      }
+      if (!interrupted()) images = next_images();
     }
+    finish_before();
     if (saved_latest_ != step_) save_latest();
     progress.finish();
     if (interrupted() && step_ < options_.iteration) {
@@ -211,18 +222,47 @@ class TrainingRun {
     if (options_.cuda_graph) trainer_->record_iterations();
   }
 
-  // A broken image stops the run; what was learnt until then is kept.
-  TrainingStep next_images(TrainingData& data) {
-    try {
-      return *data.next();
-    } catch (const Error&) {
-      if (step_ > 0 && saved_latest_ != step_) save_latest();
-      throw;
-    }
+  // An iteration that the device has been asked for.
+  struct Iteration {
+    TrainingStep images;
+    PendingLosses losses;
+    double lr;
+  };
+
+  // Images that travel to the device while it computes; nullopt after the last iteration.
+  static std::optional<TrainingStep> sent_images(TrainingData& data, ImageUploads& uploads) {
+    std::optional<TrainingStep> images = data.next();
+    if (images)
+      for (const ImageBatch* batch : {&images->a, &images->b})
+        uploads.send(batch->pixels, batch->n, batch->height, batch->width, batch->channels);
+    return images;
   }
 
-  Tensor tensor(const ImageBatch& batch) const {
-    return images_to_tensor(batch.pixels, batch.n, batch.height, batch.width, batch.channels, device_);
+  // Whether the networks are read after an iteration, and so the next one must not have begun.
+  bool is_looked_at(const TrainingStep& images) const {
+    return images.sheet || images.step % options_.save_freq == 0 || images.step % options_.latest_freq == 0;
+  }
+
+  // Waits for the losses of an iteration, checks and logs them, and writes what is due.
+  void finish(Iteration& iteration, MetricsLog& metrics, Progress& progress) {
+    const TrainingStep& images = iteration.images;
+    const UgatitLosses losses = iteration.losses.get();
+    const double seconds = std::chrono::duration<double>(Clock::now() - finished_).count();
+    const std::string broken = losses.first_not_finite();
+    if (!broken.empty()) {
+      progress.finish();
+      fail("iteration ", images.step, ": ", broken,
+           " is not finite, so training has stopped; nothing was overwritten, ",
+           "and --resume true continues from the last checkpoint (a lower --lr may help)");
+    }
+    metrics.append(images.step, losses, iteration.lr, seconds);
+    if (images.sheet) write_sheets(images.step, *images.sheet);
+    step_ = images.step;
+    data_state_ = images.state_after;
+    if (step_ % options_.save_freq == 0) save_numbered();
+    if (step_ % options_.latest_freq == 0 && saved_latest_ != step_) save_latest();
+    progress.update(step_, losses_text(losses));
+    finished_ = Clock::now();
   }
 
   void write_sheets(std::int64_t step, const TrainingStep::Sheet& images) {
@@ -264,6 +304,7 @@ class TrainingRun {
   std::unique_ptr<UgatitTrainer> trainer_;
   TrainingDataState data_state_;
   std::int64_t step_ = 0;
+  Clock::time_point finished_;      // when the iteration before was
   std::int64_t saved_latest_ = -1;  // step of the latest checkpoint on disk, if known
 };
 

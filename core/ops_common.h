@@ -31,9 +31,14 @@ inline void require_same(const char* op, const Tensor& a, const Tensor& b) {
   check(a.device() == b.device(), op, ": the tensors are on different devices");
 }
 
-inline void require_device(const char* op, const Tensor& x, std::initializer_list<Tensor> others) {
-  for (const Tensor& other : others)
-    check(!other.defined() || other.device() == x.device(), op, ": the tensors are on different devices");
+// The shape of images in `bytes` bytes [N, H, W, C]; throws Error if they are none.
+inline Shape images_shape(const char* op, std::size_t bytes, std::int64_t n, std::int64_t height, std::int64_t width,
+                          std::int64_t channels) {
+  const Shape shape{n, channels, height, width};
+  check(shape.size() > 0, op, ": expected at least one pixel, got images of shape ", shape);
+  check(static_cast<std::int64_t>(bytes) == shape.size(), op, ": ", bytes, " bytes do not make images of shape ",
+        shape);
+  return shape;
 }
 
 }  // namespace minidl

@@ -51,9 +51,7 @@ Tensor flatten(const Tensor& x) {
 
 Tensor images_to_tensor(std::span<const std::uint8_t> bytes, std::int64_t n, std::int64_t height, std::int64_t width,
                         std::int64_t channels, DeviceType device) {
-  const Tensor x = Tensor::empty({n, channels, height, width}, device);
-  check(static_cast<std::int64_t>(bytes.size()) == x.size(), "images_to_tensor: ", bytes.size(),
-        " bytes do not make images of shape ", x.shape());
+  const Tensor x = Tensor::empty(images_shape("images_to_tensor", bytes.size(), n, height, width, channels), device);
   const Storage staging(device, bytes.size());
   backend(x).upload(staging.data(), bytes.data(), bytes.size());
   backend(x).bytes_to_image(x.image_dims(), static_cast<const std::uint8_t*>(staging.data()), x.data());

@@ -149,6 +149,25 @@ struct Download {
   std::size_t bytes;
 };
 
+// A download under way. One that is destroyed first leaves the host memory unwritten.
+class PendingDownload {
+ public:
+  virtual ~PendingDownload() = default;
+  virtual bool ready() const = 0;  // whether wait() returns at once
+  virtual void wait() = 0;         // until the pieces are in host memory; throws Error if the device has failed
+};
+
+// Device memory that is filled from the host beside the device's other work. Each filling comes after the reads of the
+// one before, each read after the filling before it; nothing else waits for either.
+class UploadBuffer {
+ public:
+  virtual ~UploadBuffer() = default;
+  // Has read `host` when it returns; returns before the bytes have arrived.
+  virtual void fill(const void* host, std::size_t bytes) = 0;
+  // Calls use(memory), which asks for operations that read the memory.
+  virtual void read(const std::function<void(const void* memory)>& use) = 0;
+};
+
 // Operations that the device repeats by itself, on the same memory.
 class Recording {
  public:
@@ -185,9 +204,14 @@ class Backend {
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void deallocate(void* memory) = 0;
   // The functions below return before the device has done what they ask for; all of it happens in the order of the
-  // calls. An upload has read `host` when it returns; downloads wait for the device.
+  // calls, but for the fillings of upload buffers. An upload has read `host` when it returns.
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
-  virtual void download(std::span<const Download> pieces) = 0;
+  // A buffer in `memory`, which is the buffer's alone while it lives.
+  virtual std::unique_ptr<UploadBuffer> upload_buffer(void* memory) = 0;
+  // The host memory of the pieces is written by the result's wait(). What is larger than a few MiB in all is waited for
+  // at once.
+  virtual std::unique_ptr<PendingDownload> begin_download(std::span<const Download> pieces) = 0;
+  void download(std::span<const Download> pieces) { begin_download(pieces)->wait(); }
   void download(void* host, const void* device, std::size_t bytes) {
     const Download piece{host, device, bytes};
     download(std::span(&piece, 1));

@@ -97,7 +97,7 @@ void UgatitTrainer::decay_learning_rate(std::int64_t step) {
   discriminator_adam_.set_lr(lr);
 }
 
-UgatitLosses UgatitTrainer::step(const Tensor& real_A, const Tensor& real_B) {
+PendingLosses UgatitTrainer::begin_step(const Tensor& real_A, const Tensor& real_B) {
   const double lr_before = lr();
   const std::int64_t adam_steps_before = adam_steps();
   try {
@@ -110,7 +110,7 @@ UgatitLosses UgatitTrainer::step(const Tensor& real_A, const Tensor& real_B) {
       recorded_.reset();  // its losses are not those that are collected
       compute(real_A, real_B);
     }
-    UgatitLosses losses = collect();
+    PendingLosses losses = collect();
     ++steps_;
     return losses;
   } catch (...) {
@@ -252,13 +252,21 @@ Tensor UgatitTrainer::part(const std::string& name, const Tensor& loss) {
   return loss;
 }
 
-UgatitLosses UgatitTrainer::collect() const {
-  UgatitLosses losses;
-  std::vector<Download> downloads;  // all in one wait
-  for (const auto& [name, value] : parts_) losses.parts.emplace_back(name, 0.0f);
+PendingLosses UgatitTrainer::collect() const {
+  PendingLosses losses;
+  losses.options_ = options_;
+  std::vector<Download> downloads;  // all at once
+  for (const auto& [name, value] : parts_) losses.parts_.emplace_back(name, 0.0f);
   for (std::size_t i = 0; i < parts_.size(); ++i)
-    downloads.push_back({&losses.parts[i].second, parts_[i].second.data(), sizeof(float)});
-  backend_of(parts_.front().second.device()).download(downloads);
+    downloads.push_back({&losses.parts_[i].second, parts_[i].second.data(), sizeof(float)});
+  losses.download_ = backend_of(parts_.front().second.device()).begin_download(downloads);
+  return losses;
+}
+
+UgatitLosses PendingLosses::get() {
+  download_->wait();
+  UgatitLosses losses;
+  losses.parts = parts_;
   const auto value = [&](const std::string& name) {
     const auto found = std::find_if(losses.parts.begin(), losses.parts.end(), [&](auto& p) { return p.first == name; });
     check(found != losses.parts.end(), "U-GAT-IT: no loss is called ", name);

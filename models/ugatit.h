@@ -59,6 +59,19 @@ struct UgatitLosses {
   std::string first_not_finite() const;
 };
 
+// The losses of an iteration that the device may still be computing.
+class PendingLosses {
+ public:
+  bool ready() const { return download_->ready(); }  // whether get() returns at once
+  UgatitLosses get();                                // waits; throws Error if the device has failed
+
+ private:
+  friend class UgatitTrainer;
+  UgatitTrainingOptions options_;
+  std::vector<std::pair<std::string, float>> parts_;  // written by the download
+  std::unique_ptr<PendingDownload> download_;
+};
+
 class UgatitTrainer {
  public:
   // The model must outlive the trainer.
@@ -68,7 +81,10 @@ class UgatitTrainer {
 
   // One iteration on a batch of each domain, [N, C, S, S] in [-1, 1]; the batches may differ in N. Updates every
   // network. The learning rate is lowered first where it is due.
-  UgatitLosses step(const Tensor& real_A, const Tensor& real_B);
+  UgatitLosses step(const Tensor& real_A, const Tensor& real_B) { return begin_step(real_A, real_B).get(); }
+  // The same without waiting for the device, which computes while the host goes on: the next iteration may begin before
+  // the losses of this one are known.
+  PendingLosses begin_step(const Tensor& real_A, const Tensor& real_B);
 
   // Iterations made, and those that both optimisers have made: fewer if the networks were trained elsewhere before.
   std::int64_t steps() const { return steps_; }
@@ -96,7 +112,7 @@ class UgatitTrainer {
   void discriminator_step(const Tensor& real_A, const Tensor& real_B, const Tensor& fake_A2B, const Tensor& fake_B2A);
   void generator_step(const Tensor& real_A, const Tensor& real_B, const Generator::Output& A2B,
                       const Generator::Output& B2A);
-  UgatitLosses collect() const;
+  PendingLosses collect() const;
 
   Generator::Output generate(const char* name, Generator& generator, const Tensor& image);
   void observe_output(const std::string& name, const Generator::Output& out) const;

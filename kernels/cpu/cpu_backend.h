@@ -25,7 +25,8 @@ class CpuBackend final : public Backend {
   void* allocate(std::size_t bytes) override;
   void deallocate(void* memory) override;
   void upload(void* device, const void* host, std::size_t bytes) override { copy(device, host, bytes); }
-  void download(std::span<const Download> pieces) override;
+  std::unique_ptr<UploadBuffer> upload_buffer(void* memory) override;
+  std::unique_ptr<PendingDownload> begin_download(std::span<const Download> pieces) override;
   void copy(void* to, const void* from, std::size_t bytes) override;
   void synchronize() override {}
   double measure(const std::function<void()>& work) override;

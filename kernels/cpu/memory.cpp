@@ -26,6 +26,24 @@ bool uses(dnnl::cpu_isa isa) {
   return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & bits) == bits;
 }
 
+class HostBuffer final : public UploadBuffer {
+ public:
+  explicit HostBuffer(void* memory) : memory_(memory) {}
+  void fill(const void* host, std::size_t bytes) override {
+    if (bytes > 0) std::memcpy(memory_, host, bytes);
+  }
+  void read(const std::function<void(const void*)>& use) override { use(memory_); }
+
+ private:
+  void* memory_;
+};
+
+class DoneDownload final : public PendingDownload {
+ public:
+  bool ready() const override { return true; }
+  void wait() override {}
+};
+
 }  // namespace
 
 CpuBackend::CpuBackend() {
@@ -72,8 +90,11 @@ void CpuBackend::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
-void CpuBackend::download(std::span<const Download> pieces) {
+std::unique_ptr<UploadBuffer> CpuBackend::upload_buffer(void* memory) { return std::make_unique<HostBuffer>(memory); }
+
+std::unique_ptr<PendingDownload> CpuBackend::begin_download(std::span<const Download> pieces) {
   for (const Download& piece : pieces) copy(piece.host, piece.device, piece.bytes);
+  return std::make_unique<DoneDownload>();
 }
 
 double CpuBackend::measure(const std::function<void()>& work) {

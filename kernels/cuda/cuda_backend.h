@@ -10,6 +10,7 @@
 #include "kernels/conv_choices.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/conv_choice.h"
+#include "kernels/cuda/transfers.h"
 
 namespace minidl {
 
@@ -31,7 +32,8 @@ class CudaBackend final : public Backend {
   void* allocate(std::size_t bytes) override;
   void deallocate(void* memory) override;
   void upload(void* device, const void* host, std::size_t bytes) override;
-  void download(std::span<const Download> pieces) override;
+  std::unique_ptr<UploadBuffer> upload_buffer(void* memory) override;
+  std::unique_ptr<PendingDownload> begin_download(std::span<const Download> pieces) override;
   void copy(void* to, const void* from, std::size_t bytes) override;
   void synchronize() override;
   double measure(const std::function<void()>& work) override;
@@ -113,20 +115,11 @@ class CudaBackend final : public Backend {
   void* workspace(std::size_t bytes);
 
  private:
-  // Page-locked memory through which uploads pass, so that they need not wait for the device. A slot is free again when
-  // its event has happened.
-  struct Slot {
-    std::byte* memory;
-    cudaEvent_t read;
-  };
-  static constexpr std::size_t kSlotBytes = std::size_t{4} << 20, kSlots = 4;
-
   std::string name_;
   cudaStream_t stream_ = nullptr;
-  Slot slots_[kSlots] = {};
-  std::size_t next_slot_ = 0;
-  std::byte* landing_ = nullptr;  // page-locked, kSlotBytes, for downloads
-  std::mutex transfers_;          // guards the slots and landing_
+  cudaStream_t upload_stream_ = nullptr;  // of upload buffers
+  std::unique_ptr<gpu::Staging> staging_, upload_staging_;
+  gpu::Landings landings_;
   struct Workspace {
     void* memory;
     std::size_t bytes;

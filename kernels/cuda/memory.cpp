@@ -1,7 +1,7 @@
-// The device, its memory, transfers and recordings. Everything happens on one stream, so that memory which the pool
-// hands out again is written only after its last reader is done.
+// The device, its memory and recordings. Everything happens on one stream, so that memory which the pool hands out
+// again is written only after its last reader is done; upload buffers (transfers.h), whose fillings have a stream of
+// their own, keep to that order by events.
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -68,11 +68,9 @@ Backend& cuda_backend_of_this_build() { return cuda_backend(); }
 CudaBackend::CudaBackend() : name_(check_device()) {
   gpu::check_status(cudaSetDevice(0), "choosing the device");
   gpu::check_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
-  for (Slot& slot : slots_) {
-    gpu::check_status(cudaMallocHost(reinterpret_cast<void**>(&slot.memory), kSlotBytes), "allocating pinned memory");
-    gpu::check_status(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming), "making an event");
-  }
-  gpu::check_status(cudaMallocHost(reinterpret_cast<void**>(&landing_), kSlotBytes), "allocating pinned memory");
+  gpu::check_status(cudaStreamCreateWithFlags(&upload_stream_, cudaStreamNonBlocking), "making a stream");
+  staging_ = std::make_unique<gpu::Staging>(stream_);
+  upload_staging_ = std::make_unique<gpu::Staging>(upload_stream_);
 }
 
 void* CudaBackend::allocate(std::size_t bytes) {
@@ -102,48 +100,17 @@ void CudaBackend::deallocate(void* memory) {
 
 void CudaBackend::upload(void* device, const void* host, std::size_t bytes) {
   check(!recording_, "cuda: an upload of ", bytes, " bytes while operations are recorded");
-  const std::lock_guard lock(transfers_);
-  auto* to = static_cast<std::byte*>(device);
-  auto* from = static_cast<const std::byte*>(host);
-  for (std::size_t done = 0; done < bytes; done += kSlotBytes) {
-    const std::size_t count = std::min(kSlotBytes, bytes - done);
-    Slot& slot = slots_[next_slot_];
-    next_slot_ = (next_slot_ + 1) % kSlots;
-    gpu::check_status(cudaEventSynchronize(slot.read), "waiting for an upload");
-    std::memcpy(slot.memory, from + done, count);
-    gpu::check_status(cudaMemcpyAsync(to + done, slot.memory, count, cudaMemcpyHostToDevice, stream_), "an upload");
-    gpu::check_status(cudaEventRecord(slot.read, stream_), "recording an event");
-  }
+  staging_->upload(device, host, bytes);
 }
 
-void CudaBackend::download(std::span<const Download> pieces) {
+std::unique_ptr<UploadBuffer> CudaBackend::upload_buffer(void* memory) {
+  check(!recording_, "cuda: an upload buffer is made while operations are recorded");
+  return std::make_unique<gpu::StagedBuffer>(stream_, *upload_staging_, memory);
+}
+
+std::unique_ptr<PendingDownload> CudaBackend::begin_download(std::span<const Download> pieces) {
   check(!recording_, "cuda: a download while operations are recorded");
-  const std::lock_guard lock(transfers_);
-  std::size_t first = 0, landed = 0;  // pieces [first, i) lie in landing_, which holds `landed` bytes
-  const auto take = [&](std::size_t end) {
-    synchronize();
-    const std::byte* from = landing_;
-    for (; first < end; ++first) {
-      std::memcpy(pieces[first].host, from, pieces[first].bytes);
-      from += pieces[first].bytes;
-    }
-    landed = 0;
-  };
-  for (std::size_t i = 0; i < pieces.size(); ++i) {
-    const Download& piece = pieces[i];
-    if (landed + piece.bytes > kSlotBytes) take(i);
-    if (piece.bytes > kSlotBytes) {  // straight into the caller's memory
-      gpu::check_status(cudaMemcpyAsync(piece.host, piece.device, piece.bytes, cudaMemcpyDeviceToHost, stream_),
-                        "a download");
-      synchronize();
-      first = i + 1;
-      continue;
-    }
-    gpu::check_status(cudaMemcpyAsync(landing_ + landed, piece.device, piece.bytes, cudaMemcpyDeviceToHost, stream_),
-                      "a download");
-    landed += piece.bytes;
-  }
-  take(pieces.size());
+  return landings_.begin(stream_, pieces);
 }
 
 void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {
@@ -153,6 +120,7 @@ void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {
 
 void CudaBackend::synchronize() {
   check(!recording_, "cuda: the device is waited for while operations are recorded");
+  gpu::check_status(cudaStreamSynchronize(upload_stream_), "waiting for the device");
   gpu::check_status(cudaStreamSynchronize(stream_), "waiting for the device");
 }
 

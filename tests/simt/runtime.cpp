@@ -119,7 +119,7 @@ cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind k
   };
   const cudaError_t result = device_submit(s, std::move(operation));
   // A copy of pageable memory has read or written it when the call returns.
-  return result == cudaSuccess && (wait || pageable) ? device_drain(s, s->submitted) : result;
+  return result == cudaSuccess && (wait || pageable) ? device_wait(s, s->submitted) : result;
 }
 
 cudaError_t set(void* to, int value, std::size_t bytes, cudaStream_t stream) {

@@ -20,6 +20,7 @@ struct Settings {
     if (text.starts_with("shuffled:")) seed = std::strtoull(text.c_str() + 9, nullptr, 10);
     const char* when = std::getenv("MINIDL_SIMT_EXECUTION");
     if (when && std::string(when) == "eager") execution = Execution::eager;
+    if (when && std::string(when) == "others_first") execution = Execution::others_first;
   }
 };
 

@@ -28,8 +28,10 @@ enum class Schedule { forward, reverse, shuffled };
 void set_schedule(Schedule schedule, std::uint64_t seed = 1);
 Schedule schedule();
 
-// Lazy operations are queued until the host waits for them. Environment: MINIDL_SIMT_EXECUTION = eager | lazy.
-enum class Execution { eager, lazy };
+// Lazy operations are queued until the host waits for them, and what comes before them alone; with others_first, all
+// that the other streams can do is done before, as if the one waited for were the slowest. A missing dependency shows
+// in one of the two. Environment: MINIDL_SIMT_EXECUTION = eager | lazy | others_first.
+enum class Execution { eager, lazy, others_first };
 void set_execution(Execution execution);
 
 // In a dry run kernels and library calls are counted, not executed.
@@ -84,6 +86,7 @@ struct Counters {
   std::uint64_t graph_launches = 0;
   std::uint64_t copies = 0, copied_bytes = 0, sets = 0;
   std::uint64_t allocations = 0;                  // cudaMalloc
+  std::uint64_t waits = 0;                        // times that the host waited for work that was not done
   std::map<std::string, KernelCounters> kernels;  // kernels and library calls by name
 };
 

@@ -21,6 +21,7 @@ struct Device {
   CUstream_st legacy;
   std::set<CUstream_st*> streams;
   Counters counters;
+  bool draining = false;  // others first
 };
 
 Device& device() {
@@ -103,6 +104,14 @@ CUstream_st* device_stream(cudaStream_t stream) {
 cudaError_t device_drain(CUstream_st* stream, std::uint64_t position) {
   if (stream->queue.empty() || stream->executed >= position) return device().error;
   const DeviceAccess access;
+  if (execution() == Execution::others_first && !device().draining) {
+    device().draining = true;  // what an operation waits for is drained as far as it asks
+    for (CUstream_st* other : device().streams)
+      if (other != stream) device_drain(other, other->submitted);
+    device_drain(stream, position);
+    device().draining = false;
+    return device().error;
+  }
   while (!stream->queue.empty() && stream->executed < position) {
     const Operation operation = std::move(stream->queue.front());
     stream->queue.pop_front();
@@ -110,6 +119,11 @@ cudaError_t device_drain(CUstream_st* stream, std::uint64_t position) {
     execute(operation);
   }
   return device().error;
+}
+
+cudaError_t device_wait(CUstream_st* stream, std::uint64_t position) {
+  if (!stream->queue.empty() && stream->executed < position) ++device().counters.waits;
+  return device_drain(stream, position);
 }
 
 cudaError_t device_drain_all() {
@@ -249,7 +263,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   CUstream_st* s = device_stream(stream);
   if (!s) return refuse(cudaErrorInvalidResourceHandle, "cudaStreamSynchronize: no such stream");
   if (const cudaError_t e = device_refuse_in_capture("cudaStreamSynchronize")) return e;
-  return stream ? device_drain(s, s->submitted) : device_drain_all();
+  return stream ? device_wait(s, s->submitted) : device_drain_all();
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -388,7 +402,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->capture)
     return refuse(cudaErrorCapturedEvent, "cudaEventSynchronize: the event was recorded in a capture");
   if (const cudaError_t e = device_refuse_in_capture("cudaEventSynchronize")) return e;
-  return event->stream ? device_drain(event->stream, event->position) : device_error();
+  return event->stream ? device_wait(event->stream, event->position) : device_error();
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {

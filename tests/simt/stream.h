@@ -72,6 +72,8 @@ CUstream_st* device_stream(cudaStream_t stream);
 cudaError_t device_submit(CUstream_st* stream, Operation operation);
 // Executes what is queued in one stream up to a position, or everything everywhere.
 cudaError_t device_drain(CUstream_st* stream, std::uint64_t position);
+// The same for a host that waits, which is counted.
+cudaError_t device_wait(CUstream_st* stream, std::uint64_t position);
 cudaError_t device_drain_all();
 // Whether any stream is being captured, in which case `call` is refused and the captures are invalidated.
 cudaError_t device_refuse_in_capture(const char* call);
