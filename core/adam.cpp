@@ -1,6 +1,7 @@
 #include "core/adam.h"
 
 #include <cmath>
+#include <map>
 
 #include "core/check.h"
 
@@ -9,6 +10,16 @@ namespace minidl {
 Adam::Adam(std::vector<Parameter*> parameters, AdamOptions options)
     : parameters_(std::move(parameters)), options_(options) {
   check(!parameters_.empty(), "Adam: there are no parameters to optimise");
+  std::map<const float*, std::size_t> seen;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    check(parameters_[i] && parameters_[i]->defined(), "Adam: parameter ", i, " is undefined");
+    const Tensor& value = parameters_[i]->tensor();
+    check(value.device() == parameters_.front()->tensor().device(), "Adam: parameter ", i, " of shape ", value.shape(),
+          " is on another device than parameter 0; expected all on one");
+    const auto [other, is_new] = seen.emplace(value.data(), i);
+    check(is_new, "Adam: parameters ", other->second, " and ", i, " of shape ", value.shape(),
+          " share their values, which would be updated twice; expected every parameter once");
+  }
   rates_ = Storage(parameters_.front()->tensor().device(), sizeof(AdamRates));
   for (const Parameter* p : parameters_) {
     const Tensor& value = p->tensor();
@@ -42,6 +53,9 @@ void Adam::collect_gradients() {
   list_.clear();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& value = parameters_[i]->tensor();
+    check(value.device() == rates_.device() && value.shape() == exp_avg_[i].shape(), "Adam: parameter ", i,
+          " of shape ", value.shape(), " was replaced, or moved to another device, after the optimiser was made for ",
+          exp_avg_[i].shape(), "; make a new one");
     const Tensor grad = value.grad();
     check(grad.defined(), "Adam: parameter ", i, " of shape ", value.shape(),
           " has no gradient; call backward on a loss that depends on it first");

@@ -17,10 +17,12 @@ struct AdamOptions {
 
 class Adam {
  public:
-  // The parameters must outlive the optimiser and stay where they are.
+  // The parameters must outlive the optimiser and stay where they are. Throws Error if there are none, one is
+  // undefined, they are on several devices, or two share their values.
   Adam(std::vector<Parameter*> parameters, AdamOptions options);
 
-  // Updates every parameter, and its moments, in place from its gradient. Throws Error if one has none.
+  // Updates every parameter, and its moments, in place from its gradient. Throws Error if one has none, or has been
+  // replaced since.
   void step();
   // The two halves of a step, for iterations that a device has recorded and replays (Backend::begin_recording): the
   // count, and the rates that follow from it, are the host's and move before every replay; the update is what is

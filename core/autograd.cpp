@@ -31,6 +31,18 @@ std::vector<Node*> topological_order(const std::vector<Node*>& roots) {
   return order;
 }
 
+// The gradient of input `index` of `op`, or the cotangent of a root, is like its tensor.
+void check_gradient(const Node& node, const Tensor& gradient, const char* op, std::size_t index) {
+  check(gradient.defined(), "backward: gradient ", index, " of ", op, " is undefined; expected one of shape ",
+        node.shape);
+  check(gradient.shape() == node.shape, "backward: gradient ", index, " of ", op, " has shape ", gradient.shape(),
+        "; expected that of its tensor, ", node.shape);
+  check(gradient.device() == node.device, "backward: gradient ", index, " of ", op, ", of shape ", node.shape,
+        ", is on another device than its tensor");
+  check(gradient.block() == node.block, "backward: gradient ", index, " of ", op, ", of shape ", node.shape,
+        ", and its tensor differ in layout, one an image, the other plain memory; make it with empty_like");
+}
+
 }  // namespace
 
 void Node::accumulate(const Tensor& gradient) {
@@ -38,8 +50,6 @@ void Node::accumulate(const Tensor& gradient) {
     grad = gradient.detach();
     return;
   }
-  check(grad.shape() == gradient.shape() && grad.block() == gradient.block(), "backward: gradients of shapes ",
-        grad.shape(), " and ", gradient.shape(), " meet at the result of ", op);
   // A buffer that nobody else sees may take the sum; one that is shared (the gradient of an addition) may not.
   const Tensor sum = grad.storage().unique() ? grad : empty_like(grad);
   backend_of(grad.device()).add(grad.size(), grad.data(), gradient.data(), sum.data());
@@ -65,7 +75,8 @@ bool any_requires_grad(std::initializer_list<Tensor> inputs) {
 
 Tensor record(const char* op, Tensor y, std::initializer_list<Tensor> inputs, BackwardFunction backward) {
   if (!any_requires_grad(inputs)) return y;
-  auto node = std::make_shared<Node>();
+  check(y.defined(), op, ": there is no result to record");
+  auto node = std::make_shared<Node>(y);
   node->op = op;
   for (const Tensor& input : inputs) node->inputs.push_back(input.requires_grad() ? input.node() : nullptr);
   node->backward = std::move(backward);
@@ -76,17 +87,17 @@ Tensor record(const char* op, Tensor y, std::initializer_list<Tensor> inputs, Ba
 void backward(const std::vector<std::pair<Tensor, Tensor>>& roots_and_cotangents) {
   const NoGrad no_grad;
   std::vector<Node*> roots;
+  std::size_t index = 0;
   for (const auto& [root, cotangent] : roots_and_cotangents) {
     check(root.requires_grad(), "backward: the tensor of shape ", root.shape(),
           " depends on nothing that requires a gradient");
-    check(root.shape() == cotangent.shape() && root.block() == cotangent.block(), "backward: the cotangent has shape ",
-          cotangent.shape(), ", the tensor ", root.shape());
+    check_gradient(*root.node(), cotangent, "the root", index++);
     roots.push_back(root.node().get());
   }
   const std::vector<Node*> order = topological_order(roots);
   for (Node* node : order)
-    check(!node->freed, "backward: the graph through ", node->op,
-          " was freed by an earlier backward; run the forward pass again");
+    check(!node->freed, "backward: the graph through the result ", node->shape, " of ", node->op,
+          " was freed by an earlier backward; run the forward pass again, or give both roots to one backward");
   for (const auto& [root, cotangent] : roots_and_cotangents) root.node()->accumulate(cotangent);
 
   // Results before inputs. Dropping a node's inputs can destroy nodes that come later only if nothing else refers to
@@ -106,7 +117,10 @@ void backward(const std::vector<std::pair<Tensor, Tensor>>& roots_and_cotangents
     check(grads.size() == inputs.size(), "backward: ", (*node)->op, " has ", inputs.size(), " inputs but returned ",
           grads.size(), " gradients");
     for (std::size_t i = 0; i < inputs.size(); ++i)
-      if (inputs[i] && grads[i].defined()) inputs[i]->accumulate(grads[i]);
+      if (inputs[i] && grads[i].defined()) {
+        check_gradient(*inputs[i], grads[i], (*node)->op, i);
+        inputs[i]->accumulate(grads[i]);
+      }
   }
 }
 

@@ -36,7 +36,12 @@ using BackwardFunction = std::function<Grads(const Tensor& gy, const Needs& need
 
 class Node {
  public:
+  explicit Node(const Tensor& value) : shape(value.shape()), block(value.block()), device(value.device()) {}
+
   const char* op = "leaf";
+  Shape shape;  // this and the following of the value, and so of its gradient
+  std::int64_t block;
+  DeviceType device;
   bool requires_grad = true;
   Tensor grad;
   std::vector<std::shared_ptr<Node>> inputs;  // null where the input needs no gradient
@@ -78,11 +83,12 @@ bool any_requires_grad(std::initializer_list<Tensor> inputs);
 
 // Attaches to y, the result of `op` on `inputs`, the closure that turns its gradient into theirs, if any input wants
 // one. An undefined tensor may stand for an optional input. Returns y. This is how an operation of one's own joins the
-// graph.
+// graph; backward throws Error where the closure returns another number of gradients, or one of another shape, layout
+// or device than its input.
 Tensor record(const char* op, Tensor y, std::initializer_list<Tensor> inputs, BackwardFunction backward);
 
 // Accumulates into every leaf the gradient of sum over roots of <root, cotangent>, and frees the graph. Throws Error if
-// a root is not recorded, a cotangent differs in shape from its root, or the graph was freed before.
+// a root is not recorded, a cotangent differs in shape, layout or device from its root, or the graph was freed before.
 void backward(const std::vector<std::pair<Tensor, Tensor>>& roots_and_cotangents);
 
 }  // namespace minidl

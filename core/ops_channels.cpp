@@ -39,12 +39,14 @@ MeanMax global_mean_max(const Tensor& x) {
 }
 
 Tensor concat(const Tensor& a, const Tensor& b) {
-  require_defined("concat", a);
-  require_defined("concat", b);
+  require_values("concat", a);
+  require_values("concat", b);
   const Shape &s = a.shape(), &t = b.shape();
   const bool images = s.rank() == 4 && t.rank() == 4 && s[0] == t[0] && s[2] == t[2] && s[3] == t[3];
   const bool matrices = s.rank() == 2 && t.rank() == 2 && s[0] == t[0];
-  check(images || matrices, "concat: shapes ", s, " and ", t, " do not agree outside of the channels");
+  check(images || matrices, "concat: shapes ", s, " and ", t,
+        " do not agree outside of the channels; expected images [N, A, H, W] and [N, B, H, W], or matrices [N, A] and "
+        "[N, B]");
   require_device("concat", a, {b});
   if (images) {
     require_image("concat", a);
@@ -90,6 +92,7 @@ Tensor conv1x1_of_scaled(const Tensor& x, const Tensor& a, const Tensor& b, cons
   check(weight.defined() && weight.rank() == 4 && weight.block() == 1 &&
             weight.shape() == Shape{weight.shape()[0], 2 * c, 1, 1},
         "conv1x1_of_scaled: input ", x.shape(), " expects a plain weight [O, ", 2 * c, ", 1, 1], got ", weight.shape());
+  require_device("conv1x1_of_scaled", x, {a, b, weight, bias});
   if (any_requires_grad({x, a, b, weight, bias}))
     return conv2d(concat(scale_channels(x, a), scale_channels(x, b)), weight, bias);
   // A row of the weight is an image of one pixel, whose memory is the same in every layout.

@@ -12,7 +12,16 @@ inline Backend& backend(const Tensor& x) { return backend_of(x.device()); }
 
 inline float* data_or_null(const Tensor& x) { return x.defined() ? x.data() : nullptr; }
 
-inline void require_defined(const char* op, const Tensor& x) { check(x.defined(), op, ": the input is undefined"); }
+inline const char* name_of(DeviceType device) { return device == DeviceType::cpu ? "cpu" : "cuda"; }
+
+inline void require_defined(const char* op, const Tensor& x, const char* what = "input") {
+  check(x.defined(), op, ": the ", what, " is undefined");
+}
+
+inline void require_values(const char* op, const Tensor& x) {
+  require_defined(op, x);
+  check(x.size() > 0, op, ": expected at least one value, got an empty tensor ", x.shape());
+}
 
 // A non-empty rank-4 tensor in image layout.
 inline void require_image(const char* op, const Tensor& x) {
@@ -22,13 +31,20 @@ inline void require_image(const char* op, const Tensor& x) {
         " is in plain memory; make images with Tensor::from_host or Tensor::empty");
 }
 
+inline void require_device(const char* op, const Tensor& x, std::initializer_list<Tensor> others) {
+  for (const Tensor& other : others)
+    check(!other.defined() || other.device() == x.device(), op, ": expected all tensors on one device, got ", x.shape(),
+          " on ", name_of(x.device()), " and ", other.defined() ? other.shape() : Shape(), " on ",
+          name_of(other.defined() ? other.device() : x.device()));
+}
+
 inline void require_same(const char* op, const Tensor& a, const Tensor& b) {
-  require_defined(op, a);
+  require_values(op, a);
   require_defined(op, b);
   check(a.shape() == b.shape(), op, ": shapes ", a.shape(), " and ", b.shape(), " differ");
+  require_device(op, a, {b});
   check(a.block() == b.block(), op, ": of two tensors of shape ", a.shape(),
         " one is an image, the other plain memory");
-  check(a.device() == b.device(), op, ": the tensors are on different devices");
 }
 
 // The shape of images in `bytes` bytes [N, H, W, C]; throws Error if they are none.

@@ -10,6 +10,7 @@ namespace {
 
 ConvDims conv_dims(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOptions options) {
   require_image(op, x);
+  require_defined(op, weight, "weight");
   const Shape& w = weight.shape();
   check(weight.rank() == 4 && weight.block() == 1 && weight.size() > 0 && w[2] == w[3], op,
         ": expected a plain, non-empty weight [O, C, K, K], got ", w);
@@ -45,6 +46,7 @@ Grads conv_gradients(const ConvDims& dims, const Tensor& x, const Tensor& weight
 
 LinearDims linear_dims(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias) {
   require_defined(op, x);
+  require_defined(op, weight, "weight");
   const Shape& w = weight.shape();
   check(x.rank() == 2 && weight.rank() == 2 && x.shape()[1] == w[1], op, ": input ", x.shape(), " does not fit weight ",
         w, ", which expects [N, ", weight.rank() == 2 ? w[1] : 0, "]");
@@ -82,6 +84,16 @@ Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, 
   check(std::accumulate(calls.begin(), calls.end(), std::int64_t{0}) == dims.n &&
             std::all_of(calls.begin(), calls.end(), [](std::int64_t count) { return count > 0; }),
         op, ": the calls do not cut the batch of ", dims.n, " into non-empty parts");
+  const std::int64_t rows = weight.shape()[0], cols = weight.size() / rows, count = std::ssize(calls);
+  const auto all_of_size = [&](const std::vector<Tensor>& vectors, std::int64_t size) {
+    return std::ssize(vectors) == count && std::all_of(vectors.begin(), vectors.end(), [&](const Tensor& vector) {
+             return vector.defined() && vector.shape() == Shape{size};
+           });
+  };
+  check(spectrum.sigma.defined() && spectrum.sigma.shape() == Shape{count} && all_of_size(spectrum.u, rows) &&
+            all_of_size(spectrum.v, cols),
+        op, ": weight ", weight.shape(), " and ", count, " calls expect a spectrum of as many sigmas, u [", rows,
+        "] and v [", cols, "], got one of another weight or other calls; see spectra");
   check(options.slope > 0, op, ": the slope of the leaky ReLU must be positive, got ", options.slope);
   const std::int64_t pad = options.pad;
   check(pad >= 0 && pad < dims.h && pad < dims.w, op, ": a pad of ", pad,
@@ -93,7 +105,7 @@ Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, 
   };
   backend(x).divide_samples_forward(spec(calls), spectrum.sigma.data(), data_or_null(bias), y.data(), z.data());
   return record(op, z, {x, weight, bias},
-                [spectrum, calls, spec, x = x.detach(), weight = weight.detach(), bias = bias.detach(),
+                [spectrum, calls, spec, rows, cols, x = x.detach(), weight = weight.detach(), bias = bias.detach(),
                  y_shape = y.shape(), z = z.detach(), gradients](const Tensor& gz, const Needs& needs) -> Grads {
                   Backend& device = backend(x);
                   const Tensor gy = Tensor::empty(y_shape, x.device()),
@@ -107,8 +119,7 @@ Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, 
                     std::vector<OuterProduct> products;
                     for (std::size_t call = 0; call < calls.size(); ++call)
                       products.push_back({gsigma.data() + call, spectrum.u[call].data(), spectrum.v[call].data()});
-                    const std::int64_t rows = weight.shape()[0];
-                    device.add_outer_products(rows, weight.size() / rows, products, grads[1].data());
+                    device.add_outer_products(rows, cols, products, grads[1].data());
                   }
                   return grads;
                 });

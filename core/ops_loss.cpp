@@ -8,8 +8,7 @@ namespace {
 // A mean over the elements of x: forward(backend, loss), backward(backend, x, gy, gx).
 template <class Forward, class Backward>
 Tensor reduction(const char* op, const Tensor& x, Forward forward, Backward backward) {
-  require_defined(op, x);
-  check(x.size() > 0, op, ": the input ", x.shape(), " is empty");
+  require_values(op, x);
   const Tensor loss = Tensor::empty({1}, x.device());
   forward(backend(x), loss.data());
   return record(op, loss, {x}, [x = x.detach(), backward](const Tensor& gy, const Needs&) -> Grads {

@@ -6,7 +6,7 @@ namespace minidl {
 namespace {
 
 Tensor activation(const char* op, Activation f, const Tensor& x, float slope = 0) {
-  require_defined(op, x);
+  require_values(op, x);
   const Tensor y = empty_like(x);
   backend(x).activation_forward(f, slope, x.size(), x.data(), y.data());
   return record(op, y, {x}, [f, slope, y](const Tensor& gy, const Needs&) -> Grads {
@@ -48,7 +48,7 @@ Tensor operator*(const Tensor& a, const Tensor& b) {
 }
 
 Tensor operator*(float factor, const Tensor& x) {
-  require_defined("scale", x);
+  require_values("scale", x);
   const Tensor y = empty_like(x);
   backend(x).scale(x.size(), factor, x.data(), y.data());
   return record("scale", y, {x}, [factor](const Tensor& gy, const Needs&) -> Grads { return {factor * gy}; });

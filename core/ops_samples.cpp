@@ -54,8 +54,8 @@ Tensor concat_samples(const Tensor& a, const Tensor& b) {
 Tensor slice_samples(const Tensor& x, std::int64_t begin, std::int64_t count) {
   require_samples("slice_samples", x);
   const std::int64_t n = x.shape()[0];
-  check(begin >= 0 && count >= 1 && begin + count <= n, "slice_samples: ", x.shape(), " has no samples ", begin, " to ",
-        begin + count - 1);
+  check(begin >= 0 && count >= 1 && count <= n && begin <= n - count, "slice_samples: ", x.shape(), " has no ", count,
+        " samples from ", begin, " on");
   return record("slice_samples", copied_slice(x, begin, count), {x},
                 [n, begin](const Tensor& gy, const Needs&) -> Grads {
                   const Tensor gx = empty_samples(gy, n);

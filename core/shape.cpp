@@ -7,9 +7,17 @@
 namespace minidl {
 namespace {
 
+constexpr std::int64_t kMostElements = std::int64_t{1} << 58;  // so that bytes can be counted
+
 int checked_rank(const std::int64_t* extents, std::size_t rank) {
   check(rank <= Shape::kMaxRank, "shape: a tensor has at most ", Shape::kMaxRank, " axes, not ", rank);
-  for (std::size_t i = 0; i < rank; ++i) check(extents[i] >= 0, "shape: extent ", extents[i], " is negative");
+  std::int64_t size = 1;
+  for (std::size_t i = 0; i < rank; ++i) {
+    check(extents[i] >= 0, "shape: extent ", extents[i], " is negative");
+    check(extents[i] == 0 || size <= kMostElements / extents[i], "shape: a tensor has at most ", kMostElements,
+          " elements; an extent of ", extents[i], " is too much");
+    size *= extents[i];
+  }
   return static_cast<int>(rank);
 }
 

@@ -15,7 +15,7 @@ class Shape {
   static constexpr int kMaxRank = 4;
 
   Shape() = default;  // rank 0, size 1: a scalar
-  // Throws Error for more than four axes or a negative extent.
+  // Throws Error for more than four axes, a negative extent or more than 2^58 elements.
   Shape(std::initializer_list<std::int64_t> extents);
   explicit Shape(const std::vector<std::int64_t>& extents);
 

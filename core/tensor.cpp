@@ -39,6 +39,11 @@ Tensor Tensor::plain_from_host(const Shape& shape, std::span<const float> values
   return tensor;
 }
 
+DeviceType Tensor::device() const {
+  check(defined(), "device: the tensor is undefined");
+  return storage_.device();
+}
+
 ImageDims Tensor::image_dims() const {
   check(rank() == 4, "expected an image tensor of shape [N, C, H, W], got ", shape_);
   return {shape_[0], shape_[1], shape_[2], shape_[3], block_};
@@ -60,6 +65,7 @@ std::vector<float> Tensor::to_host() const {
 }
 
 void Tensor::copy_from_host(std::span<const float> values) const {
+  check(defined(), "copy_from_host: the tensor is undefined");
   check(static_cast<std::int64_t>(values.size()) == size(), "copy_from_host: a tensor of shape ", shape_, " takes ",
         size(), " values, got ", values.size());
   Backend& backend = backend_of(device());
@@ -81,6 +87,7 @@ float Tensor::item() const {
 }
 
 Tensor Tensor::viewed_as(const Shape& shape) const {
+  check(defined(), "view: the tensor is undefined");
   check(shape.size() == size(), "view: shape ", shape, " has another size than ", shape_);
   Tensor view = detach();
   view.shape_ = shape;
@@ -96,6 +103,7 @@ Tensor Tensor::viewed_as(const Shape& shape) const {
 }
 
 Tensor Tensor::clone() const {
+  check(defined(), "clone: the tensor is undefined");
   Tensor copy(shape_, device(), block_);
   backend_of(device()).copy(copy.data(), data(), static_cast<std::size_t>(size()) * sizeof(float));
   return copy;
@@ -105,7 +113,7 @@ bool Tensor::requires_grad() const { return node_ && node_->requires_grad; }
 
 void Tensor::set_requires_grad(bool on) {
   check(defined(), "set_requires_grad: the tensor is undefined");
-  if (!node_) node_ = std::make_shared<Node>();
+  if (!node_) node_ = std::make_shared<Node>(*this);
   check(node_->is_leaf(), "set_requires_grad: the result of ", node_->op, " is not a leaf; detach it first");
   node_->requires_grad = on;
 }
@@ -129,11 +137,13 @@ void Tensor::backward() const {
 }
 
 Tensor empty_like(const Tensor& like) {
+  check(like.defined(), "empty_like: the tensor is undefined");
   return like.block() == 1 ? Tensor::empty_plain(like.shape(), like.device())
                            : Tensor::empty(like.shape(), like.device());
 }
 
 Parameter::Parameter(Tensor values, bool clamp01) : tensor_(std::move(values)), clamp01_(clamp01) {
+  check(tensor_.defined(), "Parameter: the values are undefined");
   tensor_.set_requires_grad(true);
 }
 

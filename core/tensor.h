@@ -37,7 +37,7 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   int rank() const { return shape_.rank(); }
   std::int64_t size() const { return shape_.size(); }
-  DeviceType device() const { return storage_.device(); }
+  DeviceType device() const;  // throws Error if undefined
   // Channels per block of an image's memory; 1 for planar and plain memory.
   std::int64_t block() const { return block_; }
   ImageDims image_dims() const;  // of a rank-4 tensor; throws Error otherwise

@@ -22,7 +22,8 @@ double weight_bound(std::int64_t fan_in) {
 
 double bias_bound(std::int64_t fan_in) { return 1.0 / std::sqrt(static_cast<double>(fan_in)); }
 
-Parameter per_channel(std::int64_t channels, float value, bool clamp01 = false) {
+Parameter per_channel(const char* layer, std::int64_t channels, float value, bool clamp01 = false) {
+  check(channels > 0, layer, ": expected at least one channel, got ", channels);
   return Parameter(Tensor::full({1, channels, 1, 1}, value), clamp01);
 }
 
@@ -45,12 +46,12 @@ Linear::Linear(Random& random, std::int64_t in_features, std::int64_t out_featur
 }
 
 ILN::ILN(std::int64_t channels, NormOptions norm_options)
-    : rho(per_channel(channels, 0.0f, true)),
-      gamma(per_channel(channels, 1.0f)),
-      beta(per_channel(channels, 0.0f)),
+    : rho(per_channel("ILN", channels, 0.0f, true)),
+      gamma(per_channel("ILN", channels, 1.0f)),
+      beta(per_channel("ILN", channels, 0.0f)),
       options(norm_options) {}
 
 AdaILN::AdaILN(std::int64_t channels, NormOptions norm_options)
-    : rho(per_channel(channels, 0.9f, true)), options(norm_options) {}
+    : rho(per_channel("AdaILN", channels, 0.9f, true)), options(norm_options) {}
 
 }  // namespace minidl

@@ -8,10 +8,13 @@
 
 #include <concepts>
 #include <cstdint>
+#include <map>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "core/check.h"
 #include "core/tensor.h"
 
 namespace minidl {
@@ -66,10 +69,23 @@ class StateCollector : public Visitor {
 
  protected:
   void parameter(const std::string& name, Parameter& p) override {
-    entries.push_back({name, &p.tensor()});
+    add(name, p.tensor());
     parameters.push_back(&p);
   }
-  void buffer(const std::string& name, Buffer& b) override { entries.push_back({name, &b.tensor()}); }
+  void buffer(const std::string& name, Buffer& b) override { add(name, b.tensor()); }
+
+ private:
+  void add(const std::string& name, Tensor& tensor) {
+    check(tensor.defined(), "module: ", name, " is undefined");
+    check(names_.insert(name).second, "module: two tensors are called ", name, "; expected a name for each");
+    const auto [other, is_new] = owners_.emplace(tensor.data(), name);
+    check(is_new, "module: ", other->second, " and ", name, " of shape ", tensor.shape(),
+          " share their values; expected every tensor to belong to one layer");
+    entries.push_back({name, &tensor});
+  }
+
+  std::set<std::string> names_;
+  std::map<const float*, std::string> owners_;
 };
 
 class ModeSetter : public Visitor {
@@ -85,7 +101,8 @@ class ModeSetter : public Visitor {
 
 }  // namespace detail
 
-// Every tensor of a module's state with its full name, in visiting order.
+// Every tensor of a module's state with its full name, in visiting order. Throws Error, as all functions below do, if
+// two share a name or their values.
 std::vector<StateEntry> state_of(Module auto& module) {
   detail::StateCollector collector;
   module.visit(collector);

@@ -89,6 +89,9 @@ float shortest(const ConvUse& use, const ConvPlan& plan, const Operands& operand
 }
 
 void convolve(const char* what, ConvChoices<ConvPlanPointer>& choices, const ConvUse& use, const Operands& operands) {
+  for (const float* operand : operands.data)
+    check(reinterpret_cast<std::uintptr_t>(operand) % 16 == 0, what,
+          ": an operand is not aligned to 16 bytes, as cuDNN wants it; expected the beginning of an allocation");
   const auto fastest = [&] {
     const std::vector<ConvPlanPointer> all = candidates(use);
     if (all.size() == 1) return all[0];
