@@ -6,7 +6,7 @@
 #include <mutex>
 
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/event.h"
+#include "kernels/cuda/timing_event.h"
 #include "kernels/cuda/operands.h"
 
 namespace minidl {
@@ -73,7 +73,7 @@ cudnnStatus_t execute(const ConvUse& use, const ConvPlan& plan, const Operands& 
 float shortest(const ConvUse& use, const ConvPlan& plan, const Operands& operands) {
   constexpr float kNever = std::numeric_limits<float>::infinity();
   float best = kNever;
-  Event start, end;
+  TimingEvent start, end;
   for (int i = 0; i < 4; ++i) {  // the first warms up
     start.record();
     try {

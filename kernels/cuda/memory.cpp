@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/event.h"
+#include "kernels/cuda/timing_event.h"
 #include "kernels/memory_holder.h"
 
 namespace minidl {
@@ -126,7 +126,7 @@ void CudaBackend::synchronize() {
 
 double CudaBackend::measure(const std::function<void()>& work) {
   check(!recording_, "cuda: time is measured while operations are recorded");
-  gpu::Event start, end;
+  gpu::TimingEvent start, end;
   start.record();
   work();
   end.record();

@@ -5,16 +5,16 @@
 
 namespace minidl::gpu {
 
-class Event {
+class TimingEvent {
  public:
-  Event() { check_status(cudaEventCreate(&event_), "making an event"); }
-  ~Event() { cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
+  TimingEvent() { check_status(cudaEventCreate(&event_), "making an event"); }
+  ~TimingEvent() { cudaEventDestroy(event_); }
+  TimingEvent(const TimingEvent&) = delete;
+  TimingEvent& operator=(const TimingEvent&) = delete;
 
   void record() { check_status(cudaEventRecord(event_, stream()), "recording an event"); }
   // Waits for this event. Both have been recorded.
-  float milliseconds_since(const Event& start) const {
+  float milliseconds_since(const TimingEvent& start) const {
     check_status(cudaEventSynchronize(event_), "waiting for an event");
     float milliseconds = 0;
     check_status(cudaEventElapsedTime(&milliseconds, start.event_, event_), "measuring time");
