@@ -24,7 +24,10 @@ struct OpRecord {
 
 class OpProfile {
  public:
-  void add(const std::string& op, const std::string& shape, double seconds, double flops, double bytes);
+  virtual ~OpProfile() = default;
+  // Before each call, and after it.
+  virtual void begin() {}
+  virtual void add(const std::string& op, const std::string& shape, double seconds, double flops, double bytes);
   std::vector<OpRecord> records() const;
   void clear() { records_.clear(); }
 

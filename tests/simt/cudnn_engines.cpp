@@ -116,6 +116,11 @@ void compute(const Engine& engine, const Operation& o, void* x, void* w, void* y
   if (reserved > 0) take(workspace, reserved, "the workspace of a convolution");
 
   std::memset(workspace, 0xff, reserved);  // whatever was kept there is gone
+  if (skips_libraries()) {
+    for (const Operand& operand : operands)
+      if (operand.written) std::memset(operand.data, 0, bytes_of(operand.tensor, o.type));
+    return;
+  }
   const auto floats = [&](const Operand& operand) {
     return Floats(operand.tensor, o.type, rounding_of(engine, o), operand.data, !operand.written);
   };

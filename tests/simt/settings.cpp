@@ -10,7 +10,7 @@ struct Settings {
   Schedule schedule = Schedule::forward;
   std::uint64_t seed = 1;
   Execution execution = Execution::lazy;
-  bool dry_run = false;
+  bool dry_run = false, skip_libraries = false;
 
   Settings() {
     const char* order = std::getenv("MINIDL_SIMT_SCHEDULE");
@@ -41,5 +41,7 @@ void set_execution(Execution execution) { settings().execution = execution; }
 Execution execution() { return settings().execution; }
 void set_dry_run(bool on) { settings().dry_run = on; }
 bool dry_run() { return settings().dry_run; }
+void set_skip_libraries(bool on) { settings().skip_libraries = on; }
+bool skips_libraries() { return settings().skip_libraries; }
 
 }  // namespace simt

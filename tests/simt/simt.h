@@ -36,6 +36,8 @@ void set_execution(Execution execution);
 
 // In a dry run kernels and library calls are counted, not executed.
 void set_dry_run(bool on);
+// Or kernels are executed, and what library calls would compute is zero.
+void set_skip_libraries(bool on);
 
 // Bytes that cudaMalloc may hand out in all; to see what happens when memory runs out.
 void set_device_memory(std::size_t bytes);
@@ -68,6 +70,7 @@ bool is_device(const void* pointer, std::size_t bytes);
 void require_device(const void* pointer, std::size_t bytes, const char* what);
 // Keeps `error` and its sentence as the latest message, and returns it; for calls that are refused at once.
 cudaError_t refuse(cudaError_t error, const std::string& message);
+bool skips_libraries();
 // Whether the stream is being captured.
 bool is_capturing(cudaStream_t stream);
 
