@@ -59,7 +59,7 @@ Column draw_column(Generator& forward, Generator& back, const Tensor& real) {
   const Generator::Output same = back(real), fake = forward(real), cycle = back(fake.image);
   std::vector<Image> column{tensor_to_image(real)};
   for (const Generator::Output* out : {&same, &fake, &cycle}) {
-    column.push_back(heat_map_of(out->heatmap, column[0].width, column[0].height));
+    column.push_back(heat_map_of(out->heatmap(), column[0].width, column[0].height));
     column.push_back(tensor_to_image(out->image));
   }
   return {stacked(column), column[4]};

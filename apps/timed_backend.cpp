@@ -14,6 +14,9 @@ double floats(Int count) { return static_cast<double>(count) * sizeof(float); }
 // The second if the first is not null: outputs and inputs that may be left out.
 Int if_any(const void* pointer, Int count) { return pointer ? count : 0; }
 
+// What a result of so many floats moves, read before if it is added to.
+Int written(Int count, bool add) { return add ? 2 * count : count; }
+
 // Two per multiply-add, in either direction.
 double flops(const ConvDims& d) {
   return 2.0 * static_cast<double>(d.out.size()) * static_cast<double>(d.in.c * d.kernel * d.kernel);
@@ -108,21 +111,23 @@ class TimedBackend final : public Backend {
   void linear_forward(const LinearDims& d, const float* x, const float* w, const float* bias, float* y) override {
     timed("linear_forward", text(d), flops(d), bytes(d), [&] { real_.linear_forward(d, x, w, bias, y); });
   }
-  void linear_backward_data(const LinearDims& d, const float* gy, const float* w, float* gx) override {
-    timed("linear_backward_data", text(d), flops(d), bytes(d), [&] { real_.linear_backward_data(d, gy, w, gx); });
-  }
-  void linear_backward_weights(const LinearDims& d, const float* x, const float* gy, float* gw, float* gbias) override {
-    timed("linear_backward_weights", text(d), flops(d), bytes(d),
-          [&] { real_.linear_backward_weights(d, x, gy, gw, gbias); });
+  void linear_backward(const LinearDims& d, const float* x, const float* w, const float* y, const float* gy,
+                       bool add_to_gx, float* gx, float* gw, float* gbias) override {
+    const int products = (gx ? 1 : 0) + (gw ? 1 : 0);
+    const Int weights = d.in * d.out, inputs = d.rows * d.in, outputs = d.rows * d.out;
+    timed("linear_backward", concat_text(text(d), gx ? ", gx" : "", gw ? ", gw" : ""), products * flops(d),
+          floats((d.relu ? 2 : 1) * outputs + if_any(gx, weights + (add_to_gx ? 2 : 1) * inputs) +
+                 if_any(gw, weights + inputs)),
+          [&] { real_.linear_backward(d, x, w, y, gy, add_to_gx, gx, gw, gbias); });
   }
 
   void reflection_pad_forward(const ImageDims& d, Int pad, const float* x, float* y) override {
     timed("reflection_pad_forward", concat_text(text(d), " by ", pad), 0, floats(d.size() + padded(d, pad)),
           [&] { real_.reflection_pad_forward(d, pad, x, y); });
   }
-  void reflection_pad_backward(const ImageDims& d, Int pad, const float* gy, float* gx) override {
-    timed("reflection_pad_backward", concat_text(text(d), " by ", pad), 0, floats(d.size() + padded(d, pad)),
-          [&] { real_.reflection_pad_backward(d, pad, gy, gx); });
+  void reflection_pad_backward(const ImageDims& d, Int pad, const float* gy, bool add, float* gx) override {
+    timed("reflection_pad_backward", concat_text(text(d), " by ", pad, add ? ", added" : ""), 0,
+          floats(written(d.size(), add) + padded(d, pad)), [&] { real_.reflection_pad_backward(d, pad, gy, add, gx); });
   }
   void upsample_nearest_forward(const ImageDims& d, Int scale, Int pad, const float* x, float* y) override {
     timed("upsample_nearest_forward", concat_text(text(d), " by ", scale, padding_text(pad)), 0,
@@ -161,8 +166,14 @@ class TimedBackend final : public Backend {
   void fill(Int size, float value, float* y) override {
     timed("fill", text(size), 0, floats(size), [&] { real_.fill(size, value, y); });
   }
-  void add(Int size, const float* a, const float* b, float* y) override {
-    timed("add", text(size), 0, floats(3 * size), [&] { real_.add(size, a, b, y); });
+  void add(std::span<const Sum> sums) override {
+    Int size = 0, moved = 0;
+    for (const Sum& sum : sums) {
+      size += sum.size;
+      moved += sum.size * (static_cast<Int>(sum.terms.size()) + 1);
+    }
+    timed("add", sums.size() == 1 ? text(size) : concat_text(size, " in ", sums.size(), " sums"), 0, floats(moved),
+          [&] { real_.add(sums); });
   }
   void multiply(Int size, const float* a, const float* b, float* y) override {
     timed("multiply", text(size), 0, floats(3 * size), [&] { real_.multiply(size, a, b, y); });
@@ -178,11 +189,11 @@ class TimedBackend final : public Backend {
     timed("global_pool_forward", concat_text(text(d), mean ? ", mean" : "", max ? ", max" : ""), 0, floats(d.size()),
           [&] { real_.global_pool_forward(d, x, mean, max, argmax); });
   }
-  void global_mean_backward(const ImageDims& d, const float* gmean, float* gx) override {
-    timed("global_mean_backward", text(d), 0, floats(d.size()), [&] { real_.global_mean_backward(d, gmean, gx); });
-  }
-  void global_max_backward(const ImageDims& d, const float* gmax, const std::int32_t* argmax, float* gx) override {
-    timed("global_max_backward", text(d), 0, floats(d.size()), [&] { real_.global_max_backward(d, gmax, argmax, gx); });
+  void global_pool_backward(const ImageDims& d, const float* gmean, const float* gmax, const std::int32_t* argmax,
+                            bool add, float* gx) override {
+    timed("global_pool_backward",
+          concat_text(text(d), gmean ? ", mean" : "", gmax ? ", max" : "", add ? ", added" : ""), 0,
+          floats(written(d.size(), add)), [&] { real_.global_pool_backward(d, gmean, gmax, argmax, add, gx); });
   }
   void concat_forward(const ImageDims& da, const ImageDims& db, const float* a, const float* b, float* y) override {
     timed("concat_forward", concat_text(text(da), " and ", db.c), 0, floats(2 * (da.size() + db.size())),
@@ -193,14 +204,16 @@ class TimedBackend final : public Backend {
           floats(2 * (if_any(ga, da.size()) + if_any(gb, db.size()))),
           [&] { real_.concat_backward(da, db, gy, ga, gb); });
   }
-  void scale_channels_forward(const ImageDims& d, const float* x, const float* s, float* y) override {
-    timed("scale_channels_forward", text(d), 0, floats(2 * d.size()),
-          [&] { real_.scale_channels_forward(d, x, s, y); });
+  void scale_channels_forward(const ImageDims& d, const float* x, const float* first, const float* second,
+                              float* y) override {
+    timed("scale_channels_forward", concat_text(text(d), second ? ", twice" : ""), 0,
+          floats((second ? 3 : 2) * d.size()), [&] { real_.scale_channels_forward(d, x, first, second, y); });
   }
-  void scale_channels_backward(const ImageDims& d, const float* x, const float* s, const float* gy, float* gx,
-                               float* gs) override {
-    timed("scale_channels_backward", text(d), 0, floats(d.size() + if_any(gx, d.size()) + if_any(gs, d.size())),
-          [&] { real_.scale_channels_backward(d, x, s, gy, gx, gs); });
+  void scale_channels_backward(const ImageDims& d, const float* x, const float* first, const float* second,
+                               const float* gy, bool add, float* gx, float* gfirst, float* gsecond) override {
+    timed("scale_channels_backward", concat_text(text(d), second ? ", twice" : "", add ? ", added" : ""), 0,
+          floats((second ? 2 : 1) * d.size() + if_any(gx, written(d.size(), add)) + (gfirst || gsecond ? d.size() : 0)),
+          [&] { real_.scale_channels_backward(d, x, first, second, gy, add, gx, gfirst, gsecond); });
   }
   void sum_channels_forward(const ImageDims& d, const float* x, float* y) override {
     timed("sum_channels_forward", text(d), 0, floats(d.size() + d.n * d.pixels()),
@@ -211,29 +224,28 @@ class TimedBackend final : public Backend {
           [&] { real_.sum_channels_backward(d, gy, gx); });
   }
 
-  void mean_forward(Int size, const float* x, float* y) override {
-    timed("mean_forward", text(size), 0, floats(size), [&] { real_.mean_forward(size, x, y); });
+  void losses(std::span<const LossTerm> terms) override {
+    Int size = 0, moved = 0;
+    for (const LossTerm& t : terms) {
+      size += t.size;
+      moved += t.size * ((t.x ? 1 : 0) + (t.targets ? 1 : 0) + (t.gx ? 1 : 0));
+    }
+    timed("losses", concat_text(size, " in ", terms.size(), " terms"), 0, floats(moved), [&] { real_.losses(terms); });
   }
-  void mean_backward(Int size, const float* gy, float* gx) override {
-    timed("mean_backward", text(size), 0, floats(size), [&] { real_.mean_backward(size, gy, gx); });
+
+  void cam_logits_forward(Int n, Int c, std::span<const Int> groups, std::span<const CamPart> parts,
+                          const float* pooled, float* logits) override {
+    const auto count = static_cast<Int>(parts.size());
+    timed("cam_logits_forward", concat_text(n, "x", c, ", ", count, " parts"), 0, floats(count * (n * c + c)),
+          [&] { real_.cam_logits_forward(n, c, groups, parts, pooled, logits); });
   }
-  void mse_forward(Int size, const float* x, float target, float* loss) override {
-    timed("mse_forward", text(size), 0, floats(size), [&] { real_.mse_forward(size, x, target, loss); });
-  }
-  void mse_backward(Int size, const float* x, float target, const float* gy, float* gx) override {
-    timed("mse_backward", text(size), 0, floats(2 * size), [&] { real_.mse_backward(size, x, target, gy, gx); });
-  }
-  void l1_forward(Int size, const float* x, const float* target, float* loss) override {
-    timed("l1_forward", text(size), 0, floats(2 * size), [&] { real_.l1_forward(size, x, target, loss); });
-  }
-  void l1_backward(Int size, const float* x, const float* target, const float* gy, float* gx) override {
-    timed("l1_backward", text(size), 0, floats(3 * size), [&] { real_.l1_backward(size, x, target, gy, gx); });
-  }
-  void bce_forward(Int size, const float* logits, float target, float* loss) override {
-    timed("bce_forward", text(size), 0, floats(size), [&] { real_.bce_forward(size, logits, target, loss); });
-  }
-  void bce_backward(Int size, const float* logits, float target, const float* gy, float* gx) override {
-    timed("bce_backward", text(size), 0, floats(2 * size), [&] { real_.bce_backward(size, logits, target, gy, gx); });
+  void cam_logits_backward(Int n, Int c, std::span<const Int> groups, std::span<const CamPart> parts,
+                           const float* pooled, const float* logits, const float* glogits, float* gpooled) override {
+    const auto count = static_cast<Int>(parts.size());
+    Int moved = if_any(gpooled, count * (n * c + c));
+    for (const CamPart& part : parts) moved += if_any(part.gw, n * c + c * (1 + static_cast<Int>(part.vectors.size())));
+    timed("cam_logits_backward", concat_text(n, "x", c, ", ", count, " parts"), 0, floats(moved),
+          [&] { real_.cam_logits_backward(n, c, groups, parts, pooled, logits, glogits, gpooled); });
   }
 
   void spectral_norm_forward(bool iterate, std::span<const SpectralMatrix> matrices) override {
@@ -274,6 +286,7 @@ class TimedBackend final : public Backend {
   template <class Call>
   void timed(const char* op, const std::string& shape, double flop_count, double byte_count, Call call) {
     using Clock = std::chrono::steady_clock;
+    profile_.begin();
     const auto start = Clock::now();
     call();
     const std::chrono::duration<double> seconds = Clock::now() - start;

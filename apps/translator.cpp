@@ -123,7 +123,7 @@ std::vector<Translator::Result> Translator::compute(std::vector<Loaded>& batch) 
     const Loaded& loaded = batch[static_cast<std::size_t>(i)];
     const auto picture = [&](const Generator::Output& out) { return cut(tensor_to_image(out.image, i), loaded); };
     const auto heat = [&](const Generator::Output& out) {
-      return cut(heat_map_of(out.heatmap, size.width, size.height, i), loaded);
+      return cut(heat_map_of(out.heatmap(), size.width, size.height, i), loaded);
     };
     const Image source = cut(loaded.image, loaded);
     Result result{loaded.item, loaded.source_width, loaded.source_height, picture(fake), {}, {}};

@@ -4,13 +4,15 @@
 //  - A node is a leaf (a parameter: no closure, keeps its gradient) or the result of an operation (closure, gradient
 //  only
 //    while backward passes through it).
-//  - Gradients accumulate in leaves until zero_grad. A gradient has the shape and layout of its tensor.
+//  - Gradients accumulate in leaves until zero_grad, at the end of a backward pass and together. A gradient has the
+//    shape and layout of its tensor.
 //  - backward frees closures, and the memory they hold, as it goes. A second backward through a freed node throws.
 //  - Whether an input needs its gradient is decided when the operation is recorded.
 #pragma once
 
 #include <functional>
 #include <initializer_list>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -24,11 +26,14 @@ using Grads = std::vector<Tensor>;
 // Which inputs of an operation want a gradient.
 class Needs {
  public:
-  explicit Needs(std::vector<bool> needs) : needs_(std::move(needs)) {}
-  bool operator[](int input) const { return needs_[static_cast<std::size_t>(input)]; }
+  explicit Needs(const std::vector<std::shared_ptr<Node>>& inputs) : inputs_(inputs) {}
+  bool operator[](int input) const { return inputs_[static_cast<std::size_t>(input)] != nullptr; }
+  // The gradient that has reached an input already, if the operation may add its own to it and return the sum: nobody
+  // else sees that memory. It is the operation's then. Undefined otherwise.
+  Tensor take_reached(int input) const;
 
  private:
-  std::vector<bool> needs_;
+  const std::vector<std::shared_ptr<Node>>& inputs_;  // null where no gradient is needed
 };
 
 // From the gradient of the result to those of the inputs.
@@ -49,7 +54,6 @@ class Node {
   bool freed = false;
 
   bool is_leaf() const { return !backward && !freed; }
-  void accumulate(const Tensor& gradient);
 };
 
 // While one lives, operations on this thread record nothing.
@@ -79,13 +83,19 @@ class Frozen {
 };
 
 // True if an operation on these inputs has to be recorded. Lets an operation skip what only backward needs.
-bool any_requires_grad(std::initializer_list<Tensor> inputs);
+bool any_requires_grad(std::span<const Tensor> inputs);
+inline bool any_requires_grad(std::initializer_list<Tensor> inputs) {
+  return any_requires_grad(std::span(inputs.begin(), inputs.size()));
+}
 
 // Attaches to y, the result of `op` on `inputs`, the closure that turns its gradient into theirs, if any input wants
 // one. An undefined tensor may stand for an optional input. Returns y. This is how an operation of one's own joins the
 // graph; backward throws Error where the closure returns another number of gradients, or one of another shape, layout
 // or device than its input.
-Tensor record(const char* op, Tensor y, std::initializer_list<Tensor> inputs, BackwardFunction backward);
+Tensor record(const char* op, Tensor y, std::span<const Tensor> inputs, BackwardFunction backward);
+inline Tensor record(const char* op, Tensor y, std::initializer_list<Tensor> inputs, BackwardFunction backward) {
+  return record(op, std::move(y), std::span(inputs.begin(), inputs.size()), std::move(backward));
+}
 
 // Accumulates into every leaf the gradient of sum over roots of <root, cotangent>, and frees the graph. Throws Error if
 // a root is not recorded, a cotangent differs in shape, layout or device from its root, or the graph was freed before.

@@ -19,12 +19,16 @@ namespace minidl {
 struct ConvOptions {
   std::int64_t stride = 1;
   std::int64_t padding = 0;  // zeros on all four sides; for reflection see reflection_pad2d
+  float slope = 1;           // of a leaky ReLU behind the bias, fused; 1 for none, 0 for a ReLU
 };
 // Cross-correlation, torch.nn.functional.conv2d: weight [O, C, K, K], bias [O] or undefined;
 // result [N, O, (H + 2 padding - K) / stride + 1, likewise].
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, ConvOptions options = {});
+struct LinearOptions {
+  bool relu = false;  // fuse a ReLU behind the bias
+};
 // x [N, I] times weight [O, I] transposed, plus bias [O] or undefined: [N, O].
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, LinearOptions options = {});
 
 // --- geometry
 // ------------------------------------------------------------------------------------------------------------ Mirrors
@@ -64,18 +68,17 @@ Tensor operator*(float factor, const Tensor& x);
 // ------------------------------------------------------------------------------------------------------------ Mean
 // over H, W: [N, C].
 Tensor global_mean(const Tensor& x);
-struct MeanMax {
-  Tensor mean, max;  // [N, C] each
-};
-// Mean and maximum over H, W. The maximum's gradient goes to its first position.
-MeanMax global_mean_max(const Tensor& x);
+// Mean, then maximum over H, W: [2, N, C]. The maximum's gradient goes to its first position.
+Tensor global_mean_max(const Tensor& x);
 // Along channels: images [N, A, H, W] and [N, B, H, W], or matrices [N, A] and [N, B].
 Tensor concat(const Tensor& a, const Tensor& b);
-// Channel c of x times s[c]; s has C elements (the [1, C] weight of a linear layer, say).
-Tensor scale_channels(const Tensor& x, const Tensor& s);
-// conv2d of concat(scale_channels(x, a), scale_channels(x, b)) with a plain weight [O, 2 C, 1, 1]. Where nothing is
-// recorded the factors go into the weight: half the multiplications, and no other image.
-Tensor conv1x1_of_scaled(const Tensor& x, const Tensor& a, const Tensor& b, const Tensor& weight, const Tensor& bias);
+// Channel c of x times s[c]; s has C elements (the [1, C] weight of a linear layer, say). With second, 2 C channels:
+// those of x times s, then those of x times second.
+Tensor scale_channels(const Tensor& x, const Tensor& s, const Tensor& second = {});
+// conv2d of scale_channels(x, a, b) with a plain weight [O, 2 C, 1, 1], then a leaky ReLU (ConvOptions). Where nothing
+// is recorded the factors go into the weight: half the multiplications, and no other image.
+Tensor conv1x1_of_scaled(const Tensor& x, const Tensor& a, const Tensor& b, const Tensor& weight, const Tensor& bias,
+                         float slope = 1);
 // Sum over channels: [N, 1, H, W].
 Tensor sum_channels(const Tensor& x);
 
@@ -92,6 +95,22 @@ Tensor mean(const Tensor& x);
 Tensor mse_loss(const Tensor& x, float target);
 Tensor l1_loss(const Tensor& x, const Tensor& target);  // target gets no gradient
 Tensor bce_with_logits_loss(const Tensor& logits, float target);
+
+// One term of a weighted sum of losses, on some samples of x.
+struct Cost {
+  Loss loss;
+  Tensor x;
+  std::int64_t begin = 0, count = 0;  // samples [begin, begin + count) of x; count 0: all from begin on
+  float target = 0;                   // of mse and bce
+  Tensor targets = {};                // of l1: as many samples, like those of x
+  float weight = 1;
+};
+using Cotangents = std::vector<std::pair<Tensor, Tensor>>;
+// Computes many losses and their gradients in one pass. Writes the unweighted losses to elements first, first + 1, ...
+// of `values` (not recorded), and returns what backward takes to differentiate the weighted sum: every x that requires
+// a gradient, with its cotangent, which is 0 at samples that no cost is about. Throws Error where costs of one x
+// overlap.
+Cotangents evaluate_costs(std::span<const Cost> costs, const Tensor& values, std::int64_t first = 0);
 
 // --- spectral norm (torch.nn.utils.spectral_norm): the weight divided by its largest singular value -----------------
 // weight / sigma, where sigma = u^T W v for the weight as a matrix W [O, rest]; u [O], v [rest]. If iterate, one power
@@ -125,6 +144,15 @@ struct SpectralOptions {
 Tensor spectral_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Spectrum& spectrum,
                        ConvOptions options = {}, SpectralOptions spectral_options = {});
 Tensor spectral_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Spectrum& spectrum);
+
+// A weight [1, C] of a class activation map, divided by its sigma if there is a spectrum.
+struct CamWeight {
+  const Tensor& weight;
+  const Spectrum* spectrum = nullptr;
+};
+// Every part of pooled values [parts, N, C], as global_mean_max gives them, times a weight of its own: [N, parts]. All
+// weights have a spectrum of the same calls, or none has.
+Tensor cam_logits(const Tensor& pooled, std::span<const CamWeight> weights);
 
 // --- images in and out
 // ------------------------------------------------------------------------------------------------------- Bytes [N, H,

@@ -29,16 +29,22 @@ ConvDims conv_dims(const char* op, const Tensor& x, const Tensor& weight, const 
   return {x.image_dims(), out, k, options.stride, options.padding};
 }
 
-Grads conv_gradients(const ConvDims& dims, const Tensor& x, const Tensor& weight, const Tensor& gy,
-                     const Needs& needs) {
+// Which gradients of x, the weight and the bias are wanted.
+struct Wanted {
+  bool x, weight, bias;
+};
+
+Wanted wanted(const Needs& needs) { return {needs[0], needs[1], needs[2]}; }
+
+Grads conv_gradients(const ConvDims& dims, const Tensor& x, const Tensor& weight, const Tensor& gy, Wanted want) {
   Tensor gx, gw, gbias;
-  if (needs[0]) {
+  if (want.x) {
     gx = empty_like(x);
     backend(x).conv_backward_data(dims, gy.data(), weight.data(), gx.data());
   }
-  if (needs[1] || needs[2]) {
+  if (want.weight || want.bias) {
     gw = empty_like(weight);
-    if (needs[2]) gbias = Tensor::empty({dims.out.c}, x.device());
+    if (want.bias) gbias = Tensor::empty({dims.out.c}, x.device());
     backend(x).conv_backward_weights(dims, x.data(), gy.data(), gw.data(), data_or_null(gbias));
   }
   return {gx, gw, gbias};
@@ -57,18 +63,16 @@ LinearDims linear_dims(const char* op, const Tensor& x, const Tensor& weight, co
   return {x.shape()[0], w[1], w[0]};
 }
 
-Grads linear_gradients(const LinearDims& dims, const Tensor& x, const Tensor& weight, const Tensor& gy,
-                       const Needs& needs) {
-  Tensor gx, gw, gbias;
-  if (needs[0]) {
-    gx = empty_like(x);
-    backend(x).linear_backward_data(dims, gy.data(), weight.data(), gx.data());
-  }
-  if (needs[1] || needs[2]) {
-    gw = empty_like(weight);
-    if (needs[2]) gbias = Tensor::empty({dims.out}, x.device());
-    backend(x).linear_backward_weights(dims, x.data(), gy.data(), gw.data(), data_or_null(gbias));
-  }
+// y is read for ReLU only. The gradient of x is added to `reached`, if that is defined.
+Grads linear_gradients(const LinearDims& dims, const Tensor& x, const Tensor& weight, const Tensor& y, const Tensor& gy,
+                       Wanted want, const Tensor& reached = {}) {
+  const Tensor gx = reached.defined() ? reached
+                    : want.x          ? empty_like(x)
+                                      : Tensor(),
+               gw = want.weight ? empty_like(weight) : Tensor(),
+               gbias = want.bias ? Tensor::empty({dims.out}, x.device()) : Tensor();
+  backend(x).linear_backward(dims, x.data(), weight.data(), data_or_null(y), gy.data(), reached.defined(),
+                             data_or_null(gx), data_or_null(gw), data_or_null(gbias));
   return {gx, gw, gbias};
 }
 
@@ -113,7 +117,7 @@ Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, 
                                gbias = needs[2] ? empty_like(bias) : Tensor();
                   device.divide_samples_backward(spec(calls), spectrum.sigma.data(), data_or_null(bias), z.data(),
                                                  gz.data(), gy.data(), data_or_null(gsigma), data_or_null(gbias));
-                  Grads grads = gradients(x, weight, gy, Needs({needs[0], needs[1], false}));
+                  Grads grads = gradients(x, weight, gy, Wanted{needs[0], needs[1], false});
                   grads[2] = gbias;
                   if (needs[1]) {
                     std::vector<OuterProduct> products;
@@ -125,27 +129,51 @@ Tensor divided(const char* op, const Spectrum& spectrum, const ImageDims& dims, 
                 });
 }
 
+// y = leaky(y + bias) in place, recorded as a convolution.
+Tensor activated(const ConvDims& dims, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y,
+                 float slope) {
+  const auto spec = [dims, slope](const Calls& whole) { return DivisionSpec{dims.out, whole, slope, 0}; };
+  const Calls whole{dims.out.n};
+  backend(x).divide_samples_forward(spec(whole), nullptr, data_or_null(bias), y.data(), y.data());
+  return record("conv2d", y, {x, weight, bias},
+                [dims, spec, whole, x = x.detach(), weight = weight.detach(), bias = bias.detach(), y = y.detach()](
+                    const Tensor& gy, const Needs& needs) -> Grads {
+                  const Tensor gz = empty_like(y), gbias = needs[2] ? empty_like(bias) : Tensor();
+                  backend(x).divide_samples_backward(spec(whole), nullptr, data_or_null(bias), y.data(), gy.data(),
+                                                     gz.data(), nullptr, data_or_null(gbias));
+                  Grads grads = conv_gradients(dims, x, weight, gz, {needs[0], needs[1], false});
+                  grads[2] = gbias;
+                  return grads;
+                });
+}
+
 }  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOptions options) {
   const ConvDims dims = conv_dims("conv2d", x, weight, bias, options);
+  check(options.slope >= 0, "conv2d: the slope of the leaky ReLU must not be negative, got ", options.slope);
   const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
   // A weight that is not being trained will be used again as it is.
   PreparedWeights* prepared = any_requires_grad({x, weight, bias}) ? nullptr : &weight.storage().prepared();
-  backend(x).conv_forward(dims, x.data(), weight.data(), data_or_null(bias), y.data(), prepared);
+  // The pass that applies an activation adds the bias, too.
+  backend(x).conv_forward(dims, x.data(), weight.data(), options.slope == 1 ? data_or_null(bias) : nullptr, y.data(),
+                          prepared);
+  if (options.slope != 1) return activated(dims, x, weight, bias, y, options.slope);
   return record("conv2d", y, {x, weight, bias},
                 [dims, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
-                  return conv_gradients(dims, x, weight, gy, needs);
+                  return conv_gradients(dims, x, weight, gy, wanted(needs));
                 });
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  const LinearDims dims = linear_dims("linear", x, weight, bias);
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, LinearOptions options) {
+  LinearDims dims = linear_dims("linear", x, weight, bias);
+  dims.relu = options.relu;
   const Tensor y = Tensor::empty({dims.rows, dims.out}, x.device());
   backend(x).linear_forward(dims, x.data(), weight.data(), data_or_null(bias), y.data());
   return record("linear", y, {x, weight, bias},
-                [dims, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
-                  return linear_gradients(dims, x, weight, gy, needs);
+                [dims, x = x.detach(), weight = weight.detach(), kept = dims.relu ? y.detach() : Tensor()](
+                    const Tensor& gy, const Needs& needs) -> Grads {
+                  return linear_gradients(dims, x, weight, kept, gy, wanted(needs), needs.take_reached(0));
                 });
 }
 
@@ -165,7 +193,9 @@ Tensor spectral_linear(const Tensor& x, const Tensor& weight, const Tensor& bias
   const Tensor y = Tensor::empty({dims.rows, dims.out}, x.device());
   backend(x).linear_forward(dims, x.data(), weight.data(), nullptr, y.data());
   return divided(kOp, spectrum, ImageDims{dims.rows, dims.out, 1, 1, 1}, {}, x, weight, bias, y,
-                 [dims](const auto&... arguments) { return linear_gradients(dims, arguments...); });
+                 [dims](const Tensor& x_in, const Tensor& w, const Tensor& gy, Wanted want) {
+                   return linear_gradients(dims, x_in, w, {}, gy, want);
+                 });
 }
 
 }  // namespace minidl

@@ -14,9 +14,10 @@ Tensor reflection_pad2d(const Tensor& x, std::int64_t pad) {
         " needs an image of more than that many pixels a side, got ", x.shape());
   const Tensor y = Tensor::empty({in.n, in.c, in.h + 2 * pad, in.w + 2 * pad}, x.device());
   backend(x).reflection_pad_forward(in, pad, x.data(), y.data());
-  return record("reflection_pad2d", y, {x}, [in, pad](const Tensor& gy, const Needs&) -> Grads {
-    const Tensor gx = Tensor::empty({in.n, in.c, in.h, in.w}, gy.device());
-    backend(gy).reflection_pad_backward(in, pad, gy.data(), gx.data());
+  return record("reflection_pad2d", y, {x}, [in, pad](const Tensor& gy, const Needs& needs) -> Grads {
+    const Tensor reached = needs.take_reached(0);
+    const Tensor gx = reached.defined() ? reached : Tensor::empty({in.n, in.c, in.h, in.w}, gy.device());
+    backend(gy).reflection_pad_backward(in, pad, gy.data(), reached.defined(), gx.data());
     return {gx};
   });
 }

@@ -29,11 +29,18 @@ Tensor norm(const char* op, const Tensor& x, const Tensor& rho, const Tensor& ga
                 [spec, x = x.detach(), rho = rho.detach(), gamma = gamma.detach(), beta = beta.detach(), stats](
                     const Tensor& gy, const Needs& needs) -> Grads {
                   const auto like = [&](int input, const Tensor& t) { return needs[input] ? empty_like(t) : Tensor(); };
-                  const Tensor gx = like(0, x), grho = like(1, rho), ggamma = like(2, gamma), gbeta = like(3, beta);
+                  const Tensor gx = like(0, x), grho = like(1, rho);
+                  // One style serves many norms: its gradient grows from one to the next.
+                  Tensor ggamma = needs.take_reached(2), gbeta = needs.take_reached(3);
+                  NormSpec adding = spec;
+                  adding.add_to_gamma = ggamma.defined();
+                  adding.add_to_beta = gbeta.defined();
+                  if (!adding.add_to_gamma) ggamma = like(2, gamma);
+                  if (!adding.add_to_beta) gbeta = like(3, beta);
                   if (gx.defined() || grho.defined() || ggamma.defined() || gbeta.defined())
-                    backend(x).norm_backward(spec, x.data(), data_or_null(rho), data_or_null(gamma), data_or_null(beta),
-                                             stats.data(), gy.data(), data_or_null(gx), data_or_null(grho),
-                                             data_or_null(ggamma), data_or_null(gbeta));
+                    backend(x).norm_backward(adding, x.data(), data_or_null(rho), data_or_null(gamma),
+                                             data_or_null(beta), stats.data(), gy.data(), data_or_null(gx),
+                                             data_or_null(grho), data_or_null(ggamma), data_or_null(gbeta));
                   return {gx, grho, ggamma, gbeta, gy};
                 });
 }

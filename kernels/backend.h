@@ -76,6 +76,7 @@ struct ConvChoice {
 // y = x W^T: x (rows, in), plain weight (out, in), y (rows, out).
 struct LinearDims {
   std::int64_t rows = 0, in = 0, out = 0;
+  bool relu = false;  // y = max(y, 0) at the end
 
   bool operator==(const LinearDims&) const = default;
 };
@@ -91,9 +92,34 @@ struct NormSpec {
   bool relu = false;              // y = max(y, 0) at the end
   bool per_sample_style = false;  // gamma and beta are (n, c) instead of (c)
   std::int64_t pad = 0;           // y is padded by reflection, (n, c, h + 2 pad, w + 2 pad); pad < h, w
+  // Backward adds to ggamma, gbeta instead of overwriting them.
+  bool add_to_gamma = false, add_to_beta = false;
 
   // Floats of the statistics that forward keeps for backward.
   std::int64_t stats_size() const { return 2 * dims.n * dims.c + 2 * dims.n; }
+};
+
+// y = terms[0] + terms[1] + ..., added in that order. y may be one of the terms (in place).
+struct Sum {
+  std::int64_t size;
+  std::vector<const float*> terms;  // at least one
+  float* y;
+};
+
+enum class Loss { none, mean, mse, l1, bce };
+
+// A mean over `size` elements of what an element x costs, target t:
+//   mean x, mse (x - t)^2, l1 |x - t|, bce the binary cross entropy of the logit x; none costs nothing.
+struct LossTerm {
+  Loss loss;
+  std::int64_t size;
+  const float* x;        // not read for none
+  const float* targets;  // of l1: one for each element; else null
+  float target;          // of mse and bce
+  float weight;          // of the gradient
+  const float* gy;       // one float on the device, or null for 1
+  float* value;          // or null
+  float* gx;             // or null: the gradient of weight gy times the mean
 };
 
 // One parameter tensor of an optimiser, updated in place.
@@ -129,16 +155,31 @@ struct SpectralMatrix {
   float* wn;     // (rows, cols) or null
 };
 
+// Of one matrix, on the device.
+struct SingularVectors {
+  const float *u, *v;
+};
+
 // factor[0] u v^T, a matrix of rank one; all on the device.
 struct OuterProduct {
   const float *factor, *u, *v;
+};
+
+// The logits of a class activation map: logit[sample, part] = pooled[part, sample] . w / sigma[group of the sample],
+// where pooled is (parts, n, c), the logits (n, parts), and every part has a weight of its own.
+struct CamPart {
+  const float* w;      // (c)
+  float* gw;           // of backward, (c) or null
+  const float* sigma;  // one for each group; null for 1
+  // Of each group (host list), if sigma was computed from w, as u w . v: one u, and v (c).
+  std::span<const SingularVectors> vectors;
 };
 
 // What follows a convolution by a weight that is not yet divided by sigma.
 struct DivisionSpec {
   ImageDims dims;                        // of x
   std::span<const std::int64_t> groups;  // (host) cuts the batch into consecutive groups of so many samples
-  float slope = 1;                       // of a leaky ReLU after the bias; 1 is none. Positive
+  float slope = 1;                       // of a leaky ReLU after the bias; 1 is none. Positive, or 0 without divisor
   std::int64_t pad = 0;                  // y is padded by reflection, (n, c, h + 2 pad, w + 2 pad); pad < h, w
 };
 
@@ -246,14 +287,15 @@ class Backend {
   virtual void conv_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw,
                                      float* gbias) = 0;
   virtual void linear_forward(const LinearDims& dims, const float* x, const float* w, const float* bias, float* y) = 0;
-  virtual void linear_backward_data(const LinearDims& dims, const float* gy, const float* w, float* gx) = 0;
-  virtual void linear_backward_weights(const LinearDims& dims, const float* x, const float* gy, float* gw,
-                                       float* gbias) = 0;
+  // y is read for relu only. gx, gw, gbias each or null; with add_to_gx, gx is added to instead of overwritten.
+  virtual void linear_backward(const LinearDims& dims, const float* x, const float* w, const float* y, const float* gy,
+                               bool add_to_gx, float* gx, float* gw, float* gbias) = 0;
 
   // --- geometry: `in` is the small image ----------------------------------------------------------------------------
   // y (n, c, h + 2 pad, w + 2 pad), borders mirrored without repeating the edge; needs pad < h, w.
   virtual void reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) = 0;
-  virtual void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) = 0;
+  // With add, gx is added to instead of overwritten.
+  virtual void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, bool add, float* gx) = 0;
   // y (n, c, scale h, scale w), y[i, j] = x[i / scale, j / scale], then padded by reflection.
   virtual void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
                                         float* y) = 0;
@@ -278,7 +320,12 @@ class Backend {
   virtual void activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,
                                    float* gx) = 0;
   virtual void fill(std::int64_t size, float value, float* y) = 0;
-  virtual void add(std::int64_t size, const float* a, const float* b, float* y) = 0;  // y may be a or b (in place)
+  // Every sum of the list (host memory), at once: none reads what another writes.
+  virtual void add(std::span<const Sum> sums) = 0;
+  void add(std::int64_t size, const float* a, const float* b, float* y) {  // y may be a or b (in place)
+    const Sum sum{size, {a, b}, y};
+    add(std::span(&sum, 1));
+  }
   virtual void multiply(std::int64_t size, const float* a, const float* b, float* y) = 0;
   virtual void scale(std::int64_t size, float factor, const float* x, float* y) = 0;
   // y = x * s[0], s on the device.
@@ -290,32 +337,38 @@ class Backend {
   // max).
   virtual void global_pool_forward(const ImageDims& dims, const float* x, float* mean, float* max,
                                    std::int32_t* argmax) = 0;
-  virtual void global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) = 0;
-  virtual void global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax, float* gx) = 0;
+  // The sum of both gradients; gmean is (n, c) or null, gmax likewise, with its argmax. With add, gx is added to
+  // instead of overwritten.
+  virtual void global_pool_backward(const ImageDims& dims, const float* gmean, const float* gmax,
+                                    const std::int32_t* argmax, bool add, float* gx) = 0;
   // y = (a, b) along channels; backward splits.
   virtual void concat_forward(const ImageDims& a_dims, const ImageDims& b_dims, const float* a, const float* b,
                               float* y) = 0;
   virtual void concat_backward(const ImageDims& a_dims, const ImageDims& b_dims, const float* gy, float* ga,
                                float* gb) = 0;  // ga, gb each or null
-  // y = x * s[c]; gx, gs each or null.
-  virtual void scale_channels_forward(const ImageDims& dims, const float* x, const float* s, float* y) = 0;
-  virtual void scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* gy,
-                                       float* gx, float* gs) = 0;
+  // y = x * s[c] or, unless second is null, (x * s[c], x * second[c]) along channels, an image of 2 c of them. gx, gs
+  // and gsecond each or null; with add, gx is added to instead of overwritten.
+  virtual void scale_channels_forward(const ImageDims& dims, const float* x, const float* s, const float* second,
+                                      float* y) = 0;
+  virtual void scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* second,
+                                       const float* gy, bool add, float* gx, float* gs, float* gsecond) = 0;
   // y (n, 1, h, w) = sum of x over channels.
   virtual void sum_channels_forward(const ImageDims& dims, const float* x, float* y) = 0;
   virtual void sum_channels_backward(const ImageDims& dims, const float* gy, float* gx) = 0;
 
-  // --- reductions and losses to one float, means over `size` elements; gy is one float on the device
-  // ----------------------
-  virtual void mean_forward(std::int64_t size, const float* x, float* y) = 0;
-  virtual void mean_backward(std::int64_t size, const float* gy, float* gx) = 0;
-  virtual void mse_forward(std::int64_t size, const float* x, float target, float* loss) = 0;
-  virtual void mse_backward(std::int64_t size, const float* x, float target, const float* gy, float* gx) = 0;
-  virtual void l1_forward(std::int64_t size, const float* x, const float* target, float* loss) = 0;
-  virtual void l1_backward(std::int64_t size, const float* x, const float* target, const float* gy, float* gx) = 0;
-  // Binary cross entropy of logits against a constant target.
-  virtual void bce_forward(std::int64_t size, const float* logits, float target, float* loss) = 0;
-  virtual void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) = 0;
+  // --- losses -------------------------------------------------------------------------------------------------------
+  // Every term of the list (host memory), value and gradient, at once. Evaluated as the reference does: elementwise in
+  // float, in the order of PyTorch's operations.
+  virtual void losses(std::span<const LossTerm> terms) = 0;
+
+  // --- class activation map -----------------------------------------------------------------------------------------
+  // groups as in DivisionSpec, parts host lists.
+  virtual void cam_logits_forward(std::int64_t n, std::int64_t c, std::span<const std::int64_t> groups,
+                                  std::span<const CamPart> parts, const float* pooled, float* logits) = 0;
+  // From the logits and their gradient. gpooled or null. gw is all of the gradient, that through sigma included.
+  virtual void cam_logits_backward(std::int64_t n, std::int64_t c, std::span<const std::int64_t> groups,
+                                   std::span<const CamPart> parts, const float* pooled, const float* logits,
+                                   const float* glogits, float* gpooled) = 0;
 
   // --- spectral norm ------------------------------------------------------------------------------------------------
   // Of every matrix: if iterate, v = normalize(W^T u), u = normalize(W v), in place and copied (SpectralMatrix). Then
@@ -327,8 +380,8 @@ class Backend {
   // gw += sum over products of factor[0] u v^T, in place.
   virtual void add_outer_products(std::int64_t rows, std::int64_t cols, std::span<const OuterProduct> products,
                                   float* gw) = 0;
-  // y = leaky(x / divisor[k] + bias[c]), padded, where k is the group of the sample. bias (c) or null. y may be x where
-  // there is no padding (in place).
+  // y = leaky(x / divisor[k] + bias[c]), padded, where k is the group of the sample. divisor null for 1. bias (c) or
+  // null. y may be x where there is no padding (in place).
   virtual void divide_samples_forward(const DivisionSpec& spec, const float* divisor, const float* bias, const float* x,
                                       float* y) = 0;
   // From the result y, with g = gy, padding folded back, times leaky': gx = g / divisor[k], gdivisor[k] (or null) =

@@ -30,7 +30,7 @@ Parameter per_channel(const char* layer, std::int64_t channels, float value, boo
 }  // namespace
 
 Conv2d::Conv2d(Random& random, std::int64_t in_channels, std::int64_t out_channels, ConvLayerOptions layer_options)
-    : options{layer_options.stride, layer_options.padding} {
+    : options{layer_options.stride, layer_options.padding, layer_options.slope} {
   const std::int64_t k = layer_options.kernel, fan_in = in_channels * k * k;
   check(in_channels > 0 && out_channels > 0 && k > 0, "Conv2d: ", in_channels, " input channels, ", out_channels,
         " output channels and kernel ", k, " must all be positive");
@@ -38,7 +38,9 @@ Conv2d::Conv2d(Random& random, std::int64_t in_channels, std::int64_t out_channe
   if (layer_options.bias) bias = uniform(random, {out_channels}, bias_bound(fan_in));
 }
 
-Linear::Linear(Random& random, std::int64_t in_features, std::int64_t out_features, bool with_bias) {
+Linear::Linear(Random& random, std::int64_t in_features, std::int64_t out_features, bool with_bias,
+               LinearOptions linear_options)
+    : options(linear_options) {
   check(in_features > 0 && out_features > 0, "Linear: ", in_features, " input and ", out_features,
         " output features must be positive");
   weight = uniform(random, {out_features, in_features}, weight_bound(in_features));

@@ -21,6 +21,7 @@ struct ConvLayerOptions {
   std::int64_t stride = 1;
   std::int64_t padding = 0;  // zeros
   bool bias = false;
+  float slope = 1;  // of a leaky ReLU behind the bias; 1 for none, 0 for a ReLU
 };
 
 // torch.nn.Conv2d with a square kernel.
@@ -39,9 +40,11 @@ struct Conv2d {
 // torch.nn.Linear.
 struct Linear {
   Parameter weight, bias;
+  LinearOptions options;
 
-  Linear(Random& random, std::int64_t in_features, std::int64_t out_features, bool with_bias);
-  Tensor operator()(const Tensor& x) const { return linear(x, weight, bias); }
+  Linear(Random& random, std::int64_t in_features, std::int64_t out_features, bool with_bias,
+         LinearOptions linear_options = {});
+  Tensor operator()(const Tensor& x) const { return linear(x, weight, bias, options); }
   Tensor normalised(const Tensor& x, const Spectrum& spectrum) const {
     return spectral_linear(x, weight, bias, spectrum);
   }

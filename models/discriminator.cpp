@@ -39,28 +39,33 @@ Discriminator::Discriminator(Random& random, const DiscriminatorOptions& options
       conv1x1_(random, 2 * final_channels(options), final_channels(options), {.kernel = 1, .bias = true}),
       conv_(spectral_conv(random, final_channels(options), 1, {.kernel = 4})) {}
 
-Discriminator::Output Discriminator::operator()(const Tensor& image, const Calls& calls) {
+std::vector<SpectralWeight> Discriminator::spectral_weights() {
   std::vector<SpectralWeight> weights;
   for (auto& conv : model_) weights.push_back(conv.spectral_weight());
   weights.push_back(gap_fc_.spectral_weight());
   weights.push_back(gmp_fc_.spectral_weight());
   weights.push_back(conv_.spectral_weight());
-  const std::vector<Spectrum> all = spectra(weights, conv_.training, calls);
-  auto spectrum = all.begin();
+  return weights;
+}
 
+Discriminator::Output Discriminator::operator()(const Tensor& image, const Calls& calls) {
+  return (*this)(image, spectra(spectral_weights(), training(), calls));
+}
+
+Discriminator::Output Discriminator::operator()(const Tensor& image, std::span<const Spectrum> spectra) const {
+  check(spectra.size() == model_.size() + 3, "discriminator: got ", spectra.size(), " spectra, needs ",
+        model_.size() + 3);
+  auto spectrum = spectra.begin();
   Tensor features = reflection_pad2d(image, 1);
   for (auto& conv : model_)
     features = conv.layer.normalised(features, *spectrum++, {.slope = kSlope, .pad = &conv != &model_.back()});
   // The logits use the normalised weights, the map the raw ones, as the official code does.
-  const auto [mean, max] = global_mean_max(features);
-  const Tensor by_mean = gap_fc_.layer.normalised(mean, *spectrum++),
-               by_max = gmp_fc_.layer.normalised(max, *spectrum++);
-  const Tensor cam_logit = concat(by_mean, by_max);
-  const Tensor attended = leaky_relu(
-      conv1x1_(concat(scale_channels(features, gap_fc_.layer.weight), scale_channels(features, gmp_fc_.layer.weight))),
-      kSlope);
-  const Tensor logits = conv_.layer.normalised(reflection_pad2d(attended, 1), *spectrum);
-  return {logits, cam_logit, sum_channels(attended)};
+  const CamWeight cam_weights[] = {{gap_fc_.layer.weight, &spectrum[0]}, {gmp_fc_.layer.weight, &spectrum[1]}};
+  const Tensor cam_logit = cam_logits(global_mean_max(features), cam_weights);
+  const Tensor attended =
+      conv1x1_of_scaled(features, gap_fc_.layer.weight, gmp_fc_.layer.weight, conv1x1_.weight, conv1x1_.bias, kSlope);
+  const Tensor logits = conv_.layer.normalised(reflection_pad2d(attended, 1), spectrum[2]);
+  return {logits, cam_logit, attended};
 }
 
 void Discriminator::visit(Visitor& f) {

@@ -19,11 +19,20 @@ class Discriminator {
   struct Output {
     Tensor logits;     // [N, 1, h, w], one per patch
     Tensor cam_logit;  // [N, 2]
-    Tensor heatmap;    // [N, 1, h + 1, w + 1]
+    Tensor attended;   // [N, channels, h + 1, w + 1], the features that the map has chosen
+
+    // [N, 1, h + 1, w + 1]: where it looks.
+    Tensor heatmap() const { return sum_channels(attended); }
   };
   // image [N, C, S, S]. In training mode every spectral norm makes one power iteration, or one for each of `calls`:
   // the outputs are those of so many calls one after the other.
   Output operator()(const Tensor& image, const Calls& calls = {});
+
+  // The same in two steps, for several networks whose spectra are computed together: the spectra of the spectral
+  // weights, in order, then the rest.
+  std::vector<SpectralWeight> spectral_weights();
+  Output operator()(const Tensor& image, std::span<const Spectrum> spectra) const;
+  bool training() const { return conv_.training; }
 
   void visit(Visitor& f);
 

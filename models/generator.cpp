@@ -9,6 +9,8 @@ constexpr NormOptions kWithRelu{.relu = true};
 // With the padding that the next convolution needs.
 constexpr NormOptions kWithReluAndPad{.relu = true, .pad = 1};
 
+constexpr LinearOptions kReluBehind{.relu = true};
+
 GeneratorOptions checked(const GeneratorOptions& o) {
   check(o.image_channels >= 1 && o.channels >= 1 && o.residual_blocks >= 1, "generator: image channels ",
         o.image_channels, ", channels ", o.channels, " and residual blocks ", o.residual_blocks, " must be at least 1");
@@ -54,12 +56,12 @@ Generator::Generator(Random& random, const GeneratorOptions& options)
       }()),
       gap_fc_(random, 4 * options.channels, 1, false),
       gmp_fc_(random, 4 * options.channels, 1, false),
-      conv1x1_(random, 8 * options.channels, 4 * options.channels, {.kernel = 1, .bias = true}),
+      conv1x1_(random, 8 * options.channels, 4 * options.channels, {.kernel = 1, .bias = true, .slope = 0}),
       fc0_(random,
            options.light ? 4 * options.channels
                          : (options.image_size / 4) * (options.image_size / 4) * 4 * options.channels,
-           4 * options.channels, false),
-      fc2_(random, 4 * options.channels, 4 * options.channels, false),
+           4 * options.channels, false, kReluBehind),
+      fc2_(random, 4 * options.channels, 4 * options.channels, false, kReluBehind),
       gamma_(random, 4 * options.channels, 4 * options.channels, false),
       beta_(random, 4 * options.channels, 4 * options.channels, false) {
   const std::int64_t ch = options.channels;
@@ -82,17 +84,16 @@ Generator::Output Generator::operator()(const Tensor& image) {
   const Tensor encoded = encoder_(image);
 
   // Class activation map: both pooled vectors are judged, and the same weights say which channels matter.
-  const auto [mean, max] = global_mean_max(encoded);
-  const Tensor cam_logit = concat(gap_fc_(mean), gmp_fc_(max));
-  const Tensor attended =
-      relu(conv1x1_of_scaled(encoded, gap_fc_.weight, gmp_fc_.weight, conv1x1_.weight, conv1x1_.bias));
-  const Tensor heatmap = sum_channels(attended);
+  const CamWeight cam_weights[] = {{gap_fc_.weight}, {gmp_fc_.weight}};
+  const Tensor cam_logit = cam_logits(global_mean_max(encoded), cam_weights);
+  const Tensor attended = conv1x1_of_scaled(encoded, gap_fc_.weight, gmp_fc_.weight, conv1x1_.weight, conv1x1_.bias,
+                                            conv1x1_.options.slope);
 
-  const Tensor style = relu(fc2_(relu(fc0_(options_.light ? global_mean(attended) : flatten(attended)))));
+  const Tensor style = fc2_(fc0_(options_.light ? global_mean(attended) : flatten(attended)));
   const Tensor gamma = gamma_(style), beta = beta_(style);
   Tensor x = attended;
   for (const AdaptiveResidualBlock& block : decoder_) x = block(x, gamma, beta);
-  return {upsampler_(x), cam_logit, heatmap};
+  return {upsampler_(x), cam_logit, attended};
 }
 
 void Generator::visit(Visitor& f) {

@@ -23,7 +23,10 @@ class Generator {
   struct Output {
     Tensor image;      // [N, 3, S, S] in [-1, 1]
     Tensor cam_logit;  // [N, 2]: is the input of the source domain?
-    Tensor heatmap;    // [N, 1, S/4, S/4]
+    Tensor attended;   // [N, 4 channels, S/4, S/4], the features that the map has chosen
+
+    // [N, 1, S/4, S/4]: where it looks.
+    Tensor heatmap() const { return sum_channels(attended); }
   };
   // image [N, C, H, W] in [-1, 1]; H and W multiples of 4, and equal to image_size for a full model.
   Output operator()(const Tensor& image);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/check.h"
 
@@ -15,15 +16,33 @@ std::vector<Parameter*> parameters_of_all(Modules&... modules) {
   return all;
 }
 
+// The samples [begin, begin + count) of what a network made of a batch.
 Generator::Output slice(const Generator::Output& out, std::int64_t begin, std::int64_t count) {
   return {slice_samples(out.image, begin, count), slice_samples(out.cam_logit, begin, count),
-          slice_samples(out.heatmap, begin, count)};
+          slice_samples(out.attended, begin, count)};
 }
 
 Discriminator::Output slice(const Discriminator::Output& out, std::int64_t begin, std::int64_t count) {
   return {slice_samples(out.logits, begin, count), slice_samples(out.cam_logit, begin, count),
-          slice_samples(out.heatmap, begin, count)};
+          slice_samples(out.attended, begin, count)};
 }
+
+// The spectra of both discriminators of a domain, computed together.
+struct DomainSpectra {
+  std::vector<Spectrum> all;
+  std::size_t of_global;
+
+  DomainSpectra(Discriminator& global, Discriminator& local, const Calls& calls = {}) {
+    std::vector<SpectralWeight> weights = global.spectral_weights();
+    of_global = weights.size();
+    for (const SpectralWeight& weight : local.spectral_weights()) weights.push_back(weight);
+    all = spectra(weights, global.training(), calls);
+  }
+  std::span<const Spectrum> global() const { return std::span(all).first(of_global); }
+  std::span<const Spectrum> local() const { return std::span(all).subspan(of_global); }
+};
+
+constexpr std::int64_t kValues = 32;  // losses of an iteration
 
 }  // namespace
 
@@ -139,6 +158,8 @@ void UgatitTrainer::repeat(const Tensor& real_A, const Tensor& real_B) {
 
 void UgatitTrainer::compute(const Tensor& real_A, const Tensor& real_B) {
   parts_.clear();
+  used_values_ = 0;
+  values_ = Tensor::empty_plain({kValues}, real_A.device());
   // The generators do not change during the discriminators' step, so both steps share these translations.
   const Generator::Output A2B = generate("fake_A2B", model_.genA2B, real_A);
   const Generator::Output B2A = generate("fake_B2A", model_.genB2A, real_B);
@@ -149,10 +170,8 @@ void UgatitTrainer::compute(const Tensor& real_A, const Tensor& real_B) {
 void UgatitTrainer::discriminator_step(const Tensor& real_A, const Tensor& real_B, const Tensor& fake_A2B,
                                        const Tensor& fake_B2A) {
   discriminator_adam_.zero_grad();
-  train_discriminator("GA", model_.disGA, real_A, fake_B2A);
-  train_discriminator("LA", model_.disLA, real_A, fake_B2A);
-  train_discriminator("GB", model_.disGB, real_B, fake_A2B);
-  train_discriminator("LB", model_.disLB, real_B, fake_A2B);
+  train_discriminators("A", model_.disGA, model_.disLA, real_A, fake_B2A);
+  train_discriminators("B", model_.disGB, model_.disLB, real_B, fake_A2B);
   observe("D_backward", {});
   discriminator_adam_.update();
   discriminator_adam_.zero_grad();  // their memory serves the generators' step
@@ -160,16 +179,28 @@ void UgatitTrainer::discriminator_step(const Tensor& real_A, const Tensor& real_
 
 // Real should be judged 1, fake 0, by the patch logits and by the map's logits. The reference judges real first, then
 // fake: two calls, with a power iteration before each, that share their convolutions here.
-void UgatitTrainer::train_discriminator(const std::string& name, Discriminator& discriminator, const Tensor& real,
-                                        const Tensor& fake) {
+void UgatitTrainer::train_discriminators(const std::string& domain, Discriminator& global, Discriminator& local,
+                                         const Tensor& real, const Tensor& fake) {
   const std::int64_t reals = real.shape()[0], fakes = fake.shape()[0];
-  const Discriminator::Output both = discriminator(concat_samples(real, fake), {reals, fakes});
-  const Discriminator::Output on_real = slice(both, 0, reals), on_fake = slice(both, reals, fakes);
-  observe_output("D_real_" + name, on_real);
-  observe_output("D_fake_" + name, on_fake);
-  const Tensor ad = part("D_ad_loss_" + name, mse_loss(on_real.logits, 1) + mse_loss(on_fake.logits, 0));
-  const Tensor cam = part("D_ad_cam_loss_" + name, mse_loss(on_real.cam_logit, 1) + mse_loss(on_fake.cam_logit, 0));
-  (options_.adv_weight * (ad + cam)).backward();
+  const Tensor both = concat_samples(real, fake);
+  const DomainSpectra spectra(global, local, {reals, fakes});
+  const auto train = [&](const std::string& name, Discriminator& discriminator, std::span<const Spectrum> its_spectra) {
+    const Discriminator::Output out = discriminator(both, its_spectra);
+    if (observer) {
+      observe_output("D_real_" + name, slice(out, 0, reals));
+      observe_output("D_fake_" + name, slice(out, reals, fakes));
+    }
+    const auto cost = [&](const Tensor& x, std::int64_t begin, std::int64_t count, float target) {
+      return Cost{
+          .loss = Loss::mse, .x = x, .begin = begin, .count = count, .target = target, .weight = options_.adv_weight};
+    };
+    backward(evaluate({{"D_ad_loss_" + name, cost(out.logits, 0, reals, 1)},
+                       {"D_ad_loss_" + name, cost(out.logits, reals, fakes, 0)},
+                       {"D_ad_cam_loss_" + name, cost(out.cam_logit, 0, reals, 1)},
+                       {"D_ad_cam_loss_" + name, cost(out.cam_logit, reals, fakes, 0)}}));
+  };
+  train("G" + domain, global, spectra.global());
+  train("L" + domain, local, spectra.local());
 }
 
 // The loss is a sum whose terms meet only in the two fakes. Each term is differentiated as soon as it is known, up to
@@ -182,10 +213,8 @@ void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, c
   fake_A2B.set_requires_grad(true);
   fake_B2A.set_requires_grad(true);
 
-  fooling_loss("GA", model_.disGA, fake_B2A).backward();
-  fooling_loss("LA", model_.disLA, fake_B2A).backward();
-  fooling_loss("GB", model_.disGB, fake_A2B).backward();
-  fooling_loss("LB", model_.disLB, fake_A2B).backward();
+  fool_discriminators("A", model_.disGA, model_.disLA, fake_B2A);
+  fool_discriminators("B", model_.disGB, model_.disLB, fake_A2B);
 
   // Through one generator as one batch: the way back of a fake, which should be the real image again, and a real image
   // of the generator's target domain, which it should leave alone and, by its map's logits, know from its source
@@ -194,26 +223,35 @@ void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, c
                                  const Tensor& fake, const char* same_name, const Tensor& real) {
     const std::int64_t fakes = fake.shape()[0], reals = real.shape()[0];
     const Generator::Output both = generator(concat_samples(fake, real));
-    const Generator::Output back = slice(both, 0, fakes), same = slice(both, fakes, reals);
-    observe_output(back_name, back);
-    observe_output(same_name, same);
-    const Tensor recon = part("G_recon_loss_" + domain, l1_loss(back.image, real)),
-                 identity = part("G_identity_loss_" + domain, l1_loss(same.image, real)),
-                 not_source = bce_with_logits_loss(same.cam_logit, 0);
-    (options_.cycle_weight * recon + options_.identity_weight * identity + options_.cam_weight * not_source).backward();
-    return not_source.detach();
+    if (observer) {
+      observe_output(back_name, slice(both, 0, fakes));
+      observe_output(same_name, slice(both, fakes, reals));
+    }
+    const auto like_real = [&](std::int64_t begin, std::int64_t count, float weight) {
+      return Cost{.loss = Loss::l1, .x = both.image, .begin = begin, .count = count, .targets = real, .weight = weight};
+    };
+    backward(evaluate({{"G_recon_loss_" + domain, like_real(0, fakes, options_.cycle_weight)},
+                       {"G_identity_loss_" + domain, like_real(fakes, reals, options_.identity_weight)},
+                       {"G_cam_loss_" + domain,
+                        {.loss = Loss::bce,
+                         .x = both.cam_logit,
+                         .begin = fakes,
+                         .count = reals,
+                         .target = 0,
+                         .weight = options_.cam_weight}}}));
   };
-  const Tensor not_source_A = back_and_same("A", model_.genB2A, "fake_A2B2A", fake_A2B, "fake_A2A", real_A);
-  const Tensor not_source_B = back_and_same("B", model_.genA2B, "fake_B2A2B", fake_B2A, "fake_B2B", real_B);
+  back_and_same("A", model_.genB2A, "fake_A2B2A", fake_A2B, "fake_A2A", real_A);
+  back_and_same("B", model_.genA2B, "fake_B2A2B", fake_B2A, "fake_B2B", real_B);
 
-  const auto translation = [&](const char* part_name, const Generator::Output& out, const Tensor& fake,
-                               const Tensor& not_source) {
-    const Tensor is_source = bce_with_logits_loss(out.cam_logit, 1);
-    part(part_name, is_source.detach() + not_source);
-    backward({{out.image, fake.grad()}, {options_.cam_weight * is_source, Tensor::full({1}, 1, fake.device())}});
+  const auto translation = [&](const std::string& domain, const Generator::Output& out, const Tensor& fake) {
+    Cotangents cotangents =
+        evaluate({{"G_cam_loss_" + domain,
+                   {.loss = Loss::bce, .x = out.cam_logit, .target = 1, .weight = options_.cam_weight}}});
+    cotangents.emplace_back(out.image, fake.grad());
+    backward(cotangents);
   };
-  translation("G_cam_loss_A", B2A, fake_B2A, not_source_A);
-  translation("G_cam_loss_B", A2B, fake_A2B, not_source_B);
+  translation("A", B2A, fake_B2A);
+  translation("B", A2B, fake_A2B);
 
   observe("G_backward", {});
   generator_adam_.update();
@@ -221,52 +259,69 @@ void UgatitTrainer::generator_step(const Tensor& real_A, const Tensor& real_B, c
 }
 
 // Fakes should be judged 1.
-Tensor UgatitTrainer::fooling_loss(const std::string& name, Discriminator& discriminator, const Tensor& fake) {
-  const Discriminator::Output out = discriminator(fake);
-  observe_output("G_" + name, out);
-  const Tensor ad = part("G_ad_loss_" + name, mse_loss(out.logits, 1));
-  const Tensor cam = part("G_ad_cam_loss_" + name, mse_loss(out.cam_logit, 1));
-  return options_.adv_weight * (ad + cam);
+void UgatitTrainer::fool_discriminators(const std::string& domain, Discriminator& global, Discriminator& local,
+                                        const Tensor& fake) {
+  const DomainSpectra spectra(global, local);
+  const auto fool = [&](const std::string& name, Discriminator& discriminator, std::span<const Spectrum> its_spectra) {
+    const Discriminator::Output out = discriminator(fake, its_spectra);
+    if (observer) observe_output("G_" + name, out);
+    const auto cost = [&](const Tensor& x) {
+      return Cost{.loss = Loss::mse, .x = x, .target = 1, .weight = options_.adv_weight};
+    };
+    backward(evaluate({{"G_ad_loss_" + name, cost(out.logits)}, {"G_ad_cam_loss_" + name, cost(out.cam_logit)}}));
+  };
+  fool("G" + domain, global, spectra.global());
+  fool("L" + domain, local, spectra.local());
 }
 
 Generator::Output UgatitTrainer::generate(const char* name, Generator& generator, const Tensor& image) {
   Generator::Output out = generator(image);
-  observe_output(name, out);
+  if (observer) observe_output(name, out);
   return out;
 }
 
 void UgatitTrainer::observe_output(const std::string& name, const Generator::Output& out) const {
   observe(name, out.image);
   observe(name + "_cam_logit", out.cam_logit);
-  observe(name + "_heatmap", out.heatmap);
+  observe(name + "_heatmap", out.heatmap());
 }
 
 void UgatitTrainer::observe_output(const std::string& name, const Discriminator::Output& out) const {
   observe(name + "_logit", out.logits);
   observe(name + "_cam_logit", out.cam_logit);
-  observe(name + "_heatmap", out.heatmap);
+  observe(name + "_heatmap", out.heatmap());
 }
 
-Tensor UgatitTrainer::part(const std::string& name, const Tensor& loss) {
-  parts_.emplace_back(name, loss.detach());
-  return loss;
+Cotangents UgatitTrainer::evaluate(const std::vector<std::pair<std::string, Cost>>& costs) {
+  std::vector<Cost> list;
+  for (const auto& [name, cost] : costs) {
+    auto part = std::find_if(parts_.begin(), parts_.end(), [&](const auto& p) { return p.first == name; });
+    if (part == parts_.end()) part = parts_.insert(parts_.end(), {name, {}});
+    part->second.push_back(used_values_ + static_cast<std::int64_t>(list.size()));
+    list.push_back(cost);
+  }
+  const std::int64_t first = std::exchange(used_values_, used_values_ + static_cast<std::int64_t>(list.size()));
+  return evaluate_costs(list, values_, first);
 }
 
 PendingLosses UgatitTrainer::collect() const {
   PendingLosses losses;
   losses.options_ = options_;
-  std::vector<Download> downloads;  // all at once
-  for (const auto& [name, value] : parts_) losses.parts_.emplace_back(name, 0.0f);
-  for (std::size_t i = 0; i < parts_.size(); ++i)
-    downloads.push_back({&losses.parts_[i].second, parts_[i].second.data(), sizeof(float)});
-  losses.download_ = backend_of(parts_.front().second.device()).begin_download(downloads);
+  losses.parts_ = parts_;
+  losses.values_.resize(static_cast<std::size_t>(used_values_));
+  const Download all{losses.values_.data(), values_.data(), losses.values_.size() * sizeof(float)};
+  losses.download_ = backend_of(values_.device()).begin_download({&all, 1});
   return losses;
 }
 
 UgatitLosses PendingLosses::get() {
   download_->wait();
   UgatitLosses losses;
-  losses.parts = parts_;
+  for (const auto& [name, summands] : parts_) {
+    float sum = 0;
+    for (const std::int64_t i : summands) sum += values_[static_cast<std::size_t>(i)];
+    losses.parts.emplace_back(name, sum);
+  }
   const auto value = [&](const std::string& name) {
     const auto found = std::find_if(losses.parts.begin(), losses.parts.end(), [&](auto& p) { return p.first == name; });
     check(found != losses.parts.end(), "U-GAT-IT: no loss is called ", name);

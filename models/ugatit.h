@@ -68,7 +68,8 @@ class PendingLosses {
  private:
   friend class UgatitTrainer;
   UgatitTrainingOptions options_;
-  std::vector<std::pair<std::string, float>> parts_;  // written by the download
+  std::vector<float> values_;  // written by the download
+  std::vector<std::pair<std::string, std::vector<std::int64_t>>> parts_;
   std::unique_ptr<PendingDownload> download_;
 };
 
@@ -117,10 +118,11 @@ class UgatitTrainer {
   Generator::Output generate(const char* name, Generator& generator, const Tensor& image);
   void observe_output(const std::string& name, const Generator::Output& out) const;
   void observe_output(const std::string& name, const Discriminator::Output& out) const;
-  void train_discriminator(const std::string& name, Discriminator& discriminator, const Tensor& real,
-                           const Tensor& fake);
-  Tensor fooling_loss(const std::string& name, Discriminator& discriminator, const Tensor& fake);
-  Tensor part(const std::string& name, const Tensor& loss);
+  void train_discriminators(const std::string& domain, Discriminator& global, Discriminator& local, const Tensor& real,
+                            const Tensor& fake);
+  void fool_discriminators(const std::string& domain, Discriminator& global, Discriminator& local, const Tensor& fake);
+  // Costs that are, or are summands of, the parts that are named with them.
+  Cotangents evaluate(const std::vector<std::pair<std::string, Cost>>& costs);
   void observe(std::string_view name, const Tensor& value) const {
     if (observer) observer(name, value);
   }
@@ -130,7 +132,10 @@ class UgatitTrainer {
   Adam generator_adam_, discriminator_adam_;
   std::int64_t steps_ = 0;
   std::vector<Parameter*> discriminator_parameters_;
-  std::vector<std::pair<std::string, Tensor>> parts_;  // of the iteration under way
+  // Of the iteration under way: all losses, and those of them whose sum is a part.
+  Tensor values_;
+  std::int64_t used_values_ = 0;
+  std::vector<std::pair<std::string, std::vector<std::int64_t>>> parts_;
   bool recording_ = false;
   Tensor recorded_A_, recorded_B_;
   std::unique_ptr<RecordedWork> recorded_;

@@ -168,7 +168,10 @@ TEST_CASE("padding and upsampling are right at every size and alignment", "[back
       if (scale > 1) continue;
       backend.reflection_pad_forward(in, pad, small.data(), large.data());
       CHECK(same_bits(from_image(out_dims, large.values()), y));
-      backend.reflection_pad_backward(in, pad, cotangent.data(), gradient.data());
+      backend.reflection_pad_backward(in, pad, cotangent.data(), false, gradient.data());
+      check_close(from_image(in, gradient.values()), gx);
+      backend.reflection_pad_backward(in, pad, cotangent.data(), true, gradient.data());
+      for (double& value : gx) value *= 2;
       check_close(from_image(in, gradient.values()), gx);
     }
   });
@@ -200,10 +203,24 @@ TEST_CASE("pooling finds mean, maximum and its first pixel at every size and ali
     CHECK(same_bits(max_out.values(), max));
     CHECK(argmax_out.values() == argmax);
 
-    backend.global_mean_backward(dims, cotangent.data(), gx.data());
+    backend.global_pool_backward(dims, cotangent.data(), nullptr, nullptr, false, gx.data());
     CHECK(same_bits(from_image(dims, gx.values()), mean_gradient));
-    backend.global_max_backward(dims, cotangent.data(), argmax_out.data(), gx.data());
+    backend.global_pool_backward(dims, nullptr, cotangent.data(), argmax_out.data(), false, gx.data());
     CHECK(same_bits(from_image(dims, gx.values()), max_gradient));
+    std::vector<float> sum = max_gradient;
+    const auto add = [&](const std::vector<float>& gradient) {
+      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += gradient[i];
+    };
+    backend.global_pool_backward(dims, cotangent.data(), nullptr, nullptr, true, gx.data());
+    add(mean_gradient);
+    CHECK(same_bits(from_image(dims, gx.values()), sum));
+    backend.global_pool_backward(dims, nullptr, cotangent.data(), argmax_out.data(), true, gx.data());
+    add(max_gradient);
+    CHECK(same_bits(from_image(dims, gx.values()), sum));
+    backend.global_pool_backward(dims, cotangent.data(), cotangent.data(), argmax_out.data(), false, gx.data());
+    sum = mean_gradient;
+    add(max_gradient);
+    CHECK(same_bits(from_image(dims, gx.values()), sum));
 
     Floats alone(device, planes, offset);
     backend.global_pool_forward(dims, image.data(), alone.data(), nullptr, nullptr);
@@ -286,17 +303,55 @@ TEST_CASE("channels are scaled and summed at every size and alignment", "[backen
     });
     Floats image(device, to_image(dims, x), offset), factors(device, s, offset);
     Floats cotangent(device, to_image(dims, g), offset), result(device, d.size(), offset);
-    backend.scale_channels_forward(dims, image.data(), factors.data(), result.data());
+    backend.scale_channels_forward(dims, image.data(), factors.data(), nullptr, result.data());
     CHECK(same_bits(from_image(dims, result.values()), y));
 
     Floats gx_out(device, d.size(), offset), gs_out(device, d.c, offset), gs_alone(device, d.c, offset);
-    backend.scale_channels_backward(dims, image.data(), factors.data(), cotangent.data(), gx_out.data(), gs_out.data());
+    backend.scale_channels_backward(dims, image.data(), factors.data(), nullptr, cotangent.data(), false, gx_out.data(),
+                                    gs_out.data(), nullptr);
     CHECK(same_bits(from_image(dims, gx_out.values()), gx));
     check_close(gs_out.values(), gs, 2e-6);
-    backend.scale_channels_backward(dims, image.data(), factors.data(), cotangent.data(), nullptr, gs_alone.data());
+    backend.scale_channels_backward(dims, image.data(), factors.data(), nullptr, cotangent.data(), false, nullptr,
+                                    gs_alone.data(), nullptr);
     CHECK(same_bits(gs_alone.values(), gs_out.values()));
-    backend.scale_channels_backward(dims, image.data(), factors.data(), cotangent.data(), result.data(), nullptr);
+    backend.scale_channels_backward(dims, image.data(), factors.data(), nullptr, cotangent.data(), false, result.data(),
+                                    nullptr, nullptr);
     CHECK(same_bits(from_image(dims, result.values()), gx));
+
+    // By two factors at once: the scaled images side by side, and the sum of their gradients.
+    const std::vector<float> s2 = random_floats(d.c, 5);
+    const Nchw wide{d.n, 2 * d.c, d.h, d.w};
+    const ImageDims wide_dims = dims_on(device, wide);
+    const std::vector<float> g2 = random_floats(wide.size(), 6);
+    std::vector<float> y2(g2.size());
+    Values gx2(x.size()), gs2(2 * s.size());
+    for_each(wide, [&](auto n, auto c, auto row, auto column) {
+      const std::size_t at = wide.at(n, c, row, column), from = d.at(n, c % d.c, row, column);
+      const float factor = (c < d.c ? s : s2)[static_cast<std::size_t>(c % d.c)];
+      y2[at] = x[from] * factor;
+      gx2[from] += static_cast<double>(g2[at]) * factor;
+      gs2[static_cast<std::size_t>(c)] += static_cast<double>(x[from]) * g2[at];
+    });
+    Floats second(device, s2, offset), doubled(device, wide.size(), offset),
+        wide_cotangent(device, to_image(wide_dims, g2), offset);
+    backend.scale_channels_forward(dims, image.data(), factors.data(), second.data(), doubled.data());
+    CHECK(same_bits(from_image(wide_dims, doubled.values()), y2));
+    const auto backward = [&](bool add, float* gs_first, float* gs_second) {
+      backend.scale_channels_backward(dims, image.data(), factors.data(), second.data(), wide_cotangent.data(), add,
+                                      gx_out.data(), gs_first, gs_second);
+    };
+    backward(false, gs_out.data(), gs_alone.data());
+    check_close(from_image(dims, gx_out.values()), gx2);
+    std::vector<float> both = gs_out.values();
+    const std::vector<float> of_second = gs_alone.values();
+    both.insert(both.end(), of_second.begin(), of_second.end());
+    check_close(both, gs2, 2e-6);
+    backward(true, nullptr, nullptr);
+    for (double& value : gx2) value *= 2;
+    check_close(from_image(dims, gx_out.values()), gx2);
+    backward(true, gs_out.data(), nullptr);
+    for (double& value : gx2) value *= 1.5;
+    check_close(from_image(dims, gx_out.values()), gx2);
 
     Floats summed(device, one.size(), offset), gradient(device, g1, offset);
     backend.sum_channels_forward(dims, image.data(), summed.data());
@@ -371,35 +426,48 @@ TEST_CASE("losses and their gradients are right at every size and alignment", "[
         Backend& backend = backend_of(device);
         const std::vector<float> x = normal_values(size, 1, 3, 1), t = random_floats(size, 2);
         Floats input(device, x, offset), target(device, t, offset), loss(device, 1, offset), gx(device, size, offset);
-        const float gy = 7, n = static_cast<float>(size);
+        const float gy = 7, weight = 3, n = static_cast<float>(size);
         Floats cotangent(device, std::vector<float>{gy}, offset);
-        const auto check_loss = [&](auto value, auto gradient) {
+        const auto run = [&](LossTerm term) { backend.losses({&term, 1}); };
+        const auto check_loss = [&](Loss kind, float goal, auto value, auto gradient) {
+          LossTerm term{kind,     size,   input.data(),     kind == Loss::l1 ? target.data() : nullptr,
+                        goal,     weight, cotangent.data(), loss.data(),
+                        gx.data()};
+          run(term);
           long double sum = 0;
           Values expected;
           for (std::size_t i = 0; i < x.size(); ++i) {
             sum += value(static_cast<double>(x[i]), static_cast<double>(t[i]));
-            expected.push_back(gradient(static_cast<double>(x[i]), static_cast<double>(t[i])) * gy / n);
+            expected.push_back(gradient(static_cast<double>(x[i]), static_cast<double>(t[i])) * weight * gy / n);
           }
           check_close(loss.values(), {static_cast<double>(sum / static_cast<long double>(size))}, 2e-7);
           check_close(gx.values(), expected);
+          // The value alone, and the gradient alone, for a gradient of 1.
+          const std::vector<float> mean_value = loss.values();
+          term.gy = nullptr, term.gx = nullptr;
+          run(term);
+          CHECK(same_bits(loss.values(), mean_value));
+          term.gx = gx.data(), term.value = nullptr;
+          run(term);
+          for (double& e : expected) e /= gy;
+          check_close(gx.values(), expected);
         };
-        backend.mean_forward(size, input.data(), loss.data());
-        backend.mean_backward(size, cotangent.data(), gx.data());
-        check_loss([](double v, double) { return v; }, [](double, double) { return 1.0; });
-        backend.mse_forward(size, input.data(), 0.9f, loss.data());
-        backend.mse_backward(size, input.data(), 0.9f, cotangent.data(), gx.data());
-        check_loss([](double v, double) { return (v - 0.9f) * (v - 0.9f); },
-                   [](double v, double) { return 2 * (v - 0.9f); });
-        backend.l1_forward(size, input.data(), target.data(), loss.data());
-        backend.l1_backward(size, input.data(), target.data(), cotangent.data(), gx.data());
-        check_loss([](double v, double u) { return std::abs(v - u); },
-                   [](double v, double u) { return v > u   ? 1.0
-                                                   : v < u ? -1.0
-                                                           : 0.0; });
-        backend.bce_forward(size, input.data(), 0.25f, loss.data());
-        backend.bce_backward(size, input.data(), 0.25f, cotangent.data(), gx.data());
-        check_loss([](double v, double) { return std::max(v, 0.0) - 0.25 * v + std::log1p(std::exp(-std::abs(v))); },
-                   [](double v, double) { return 1 / (1 + std::exp(-v)) - 0.25; });
+        check_loss(
+            Loss::mean, 0, [](double v, double) { return v; }, [](double, double) { return 1.0; });
+        check_loss(
+            Loss::mse, 0.9f, [](double v, double) { return (v - 0.9f) * (v - 0.9f); },
+            [](double v, double) { return 2 * (v - 0.9f); });
+        check_loss(
+            Loss::l1, 0, [](double v, double u) { return std::abs(v - u); },
+            [](double v, double u) { return v > u   ? 1.0
+                                            : v < u ? -1.0
+                                                    : 0.0; });
+        check_loss(
+            Loss::bce, 0.25f,
+            [](double v, double) { return std::max(v, 0.0) - 0.25 * v + std::log1p(std::exp(-std::abs(v))); },
+            [](double v, double) { return 1 / (1 + std::exp(-v)) - 0.25; });
+        check_loss(
+            Loss::none, 0, [](double, double) { return 0.0; }, [](double, double) { return 0.0; });
       }
 }
 

@@ -79,6 +79,8 @@ TEST_CASE("conv1x1_of_scaled equals the convolution of the two scaled images", "
         const Tensor recorded = conv1x1_of_scaled(x, leaf(a), b, weight, bias);
         CHECK(recorded.requires_grad());
         CHECK(relative_error(recorded.to_host(), expected.to_host()) <= 1e-6);
+        CHECK(relative_error(conv1x1_of_scaled(x, leaf(a), b, weight, bias, 0.2f).to_host(),
+                             leaky_relu(expected, 0.2f).to_host()) <= 1e-6);
         // Factors that change in place are seen.
         a.copy_from_host(normal_values(d.c, 6));
         const Tensor changed = conv2d(concat(scale_channels(x, a), scale_channels(x, b)), weight, bias);

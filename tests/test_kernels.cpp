@@ -213,7 +213,7 @@ TEST_CASE("statistics of a norm are accurate where means are far from zero", "[k
 
 TEST_CASE("division of samples at every size equals that of planar images on the CPU", "[kernels]") {
   const Nchw sizes[] = {{3, 1, 9, 7}, {3, 3, 31, 33}, {4, 33, 5, 7}, {3, 257, 3, 3}, {3, 2048, 1, 1}, {5, 64, 20, 33}};
-  const auto run = [](const Images& images, const Nchw& d, float slope, std::int64_t pad, bool biased) {
+  const auto run = [](const Images& images, const Nchw& d, float slope, std::int64_t pad, bool biased, bool divided) {
     Backend& backend = images.backend;
     const Nchw out = padded(d, pad);
     const std::int64_t groups[] = {1, d.n - 2, 1};
@@ -222,32 +222,32 @@ TEST_CASE("division of samples at every size equals that of planar images on the
                        gy = images.make(out, normal_values(out.size(), 3)),
                        divisor(backend, std::vector<float>{0.5f, 3, 1.7f}), y(backend, out.size(), images.offset),
                        gx(backend, d.size(), images.offset), gdivisor(backend, 3), gbias(backend, d.c);
-    const float* bias_data = biased ? bias.data() : nullptr;
-    backend.divide_samples_forward(spec, divisor.data(), bias_data, x.data(), y.data());
-    backend.divide_samples_backward(spec, divisor.data(), bias_data, y.data(), gy.data(), gx.data(), gdivisor.data(),
-                                    gbias.data());
-    Results results{images.take(out, y), images.take(d, gx), gdivisor.to_host(), gbias.to_host()};
+    const float *bias_data = biased ? bias.data() : nullptr, *divisor_data = divided ? divisor.data() : nullptr;
+    backend.divide_samples_forward(spec, divisor_data, bias_data, x.data(), y.data());
+    backend.divide_samples_backward(spec, divisor_data, bias_data, y.data(), gy.data(), gx.data(),
+                                    divided ? gdivisor.data() : nullptr, gbias.data());
+    Results results{images.take(out, y), images.take(d, gx), gbias.to_host()};
+    if (divided) results.push_back(gdivisor.to_host());
     // Without the sums the rest is the same; in place as well.
     const DeviceFloats alone(backend, d.size(), images.offset);
-    backend.divide_samples_backward(spec, divisor.data(), bias_data, y.data(), gy.data(), alone.data(), nullptr,
-                                    nullptr);
+    backend.divide_samples_backward(spec, divisor_data, bias_data, y.data(), gy.data(), alone.data(), nullptr, nullptr);
     CHECK(same_bits(images.take(d, alone), results[1]));
     if (pad == 0) {
-      backend.divide_samples_forward(spec, divisor.data(), bias_data, x.data(), x.data());
+      backend.divide_samples_forward(spec, divisor_data, bias_data, x.data(), x.data());
       CHECK(same_bits(images.take(d, x), results[0]));
     }
     return results;
   };
   for (const DeviceType device : test_devices())
     for (const Nchw& d : sizes)
-      for (const float slope : {1.0f, 0.2f})
+      for (const float slope : {1.0f, 0.2f, 0.0f})
         for (const std::int64_t pad : {0, 1, 2})
           for (const std::size_t offset : {0, 1}) {
             if (pad >= std::min(d.h, d.w)) continue;
             INFO(d.shape() << ", slope " << slope << ", pad " << pad << ", offset " << offset);
-            const bool biased = pad != 1;
-            check_close(run({backend_of(device), false, offset}, d, slope, pad, biased),
-                        run({backend_of(DeviceType::cpu), true, 0}, d, slope, pad, biased), 5e-6);
+            const bool biased = pad != 1, divided = slope > 0;
+            check_close(run({backend_of(device), false, offset}, d, slope, pad, biased, divided),
+                        run({backend_of(DeviceType::cpu), true, 0}, d, slope, pad, biased, divided), 5e-6);
           }
 }
 
@@ -382,5 +382,64 @@ TEST_CASE("Adam over hundreds of tensors equals the CPU's to the bit", "[kernels
     for (std::size_t i = 0; i < results.size(); ++i)
       for (std::size_t k = 0; k < results[i].size(); ++k)  // the bits of a NaN may differ
         REQUIRE((results[i][k] == expected[i][k] || (std::isnan(results[i][k]) && std::isnan(expected[i][k]))));
+  }
+}
+
+TEST_CASE("losses of a long list are those of each alone, to the bit", "[kernels]") {
+  for (const DeviceType device : test_devices()) {
+    Backend& backend = backend_of(device);
+    const Loss kinds[] = {Loss::mean, Loss::mse, Loss::l1, Loss::bce, Loss::none};
+    const std::int64_t most = 9001;
+    const std::vector<float> x = normal_values(most, 1), t = normal_values(most, 2);
+    const DeviceFloats input(backend, x), targets(backend, t);
+    constexpr int kTerms = 40;
+    std::vector<DeviceFloats> gradients, alone;
+    const DeviceFloats values(backend, kTerms), value(backend, 1);
+    std::vector<LossTerm> terms;
+    for (std::size_t i = 0; i < kTerms; ++i) {
+      const std::int64_t size = i % 7 == 0 ? most : static_cast<std::int64_t>(1 + 13 * i);
+      gradients.emplace_back(backend, size, i % 2), alone.emplace_back(backend, size, i % 2);
+      const Loss kind = kinds[i % 5];
+      terms.push_back({kind, size, input.data(), kind == Loss::l1 ? targets.data() : nullptr, 0.5f,
+                       static_cast<float>(i), nullptr, values.data() + i, gradients[i].data()});
+    }
+    backend.losses(terms);
+    const std::vector<float> all = values.to_host();
+    for (std::size_t i = 0; i < kTerms; ++i) {
+      LossTerm term = terms[i];
+      term.value = value.data(), term.gx = alone[i].data();
+      backend.losses({&term, 1});
+      CHECK(same_bits(value.to_host(), {all[i]}));
+      CHECK(same_bits(alone[i].to_host(), gradients[i].to_host()));
+    }
+  }
+}
+
+TEST_CASE("a long list of sums, of any number of terms, is right and in place", "[kernels]") {
+  for (const DeviceType device : test_devices()) {
+    Backend& backend = backend_of(device);
+    std::vector<DeviceFloats> memory;
+    std::vector<Sum> sums;
+    std::vector<std::vector<float>> expected;
+    for (unsigned i = 0; i < 150; ++i) {
+      const std::int64_t size = i % 10 == 0 ? 9001 : i % 10 == 1 ? 0 : 1 + 7 * i;
+      std::vector<float> total(static_cast<std::size_t>(size));
+      Sum sum{size, {}, nullptr};
+      for (unsigned term = 0; term < 1 + i % 6; ++term) {
+        const std::vector<float> values = normal_values(size, 10 * i + term);
+        for (std::size_t k = 0; k < values.size(); ++k) total[k] = term == 0 ? values[k] : total[k] + values[k];
+        memory.emplace_back(backend, values, (i + term) % 3 == 0 ? 1 : 0);
+        sum.terms.push_back(memory.back().data());
+      }
+      sum.y = memory.back().data();  // in place of the last term
+      sums.push_back(sum);
+      expected.push_back(total);
+    }
+    backend.add(sums);
+    std::size_t last = 0;
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      last += sums[i].terms.size();
+      CHECK(same_bits(memory[last - 1].to_host(), expected[i]));
+    }
   }
 }

@@ -1,5 +1,6 @@
-// Pooling, concatenation, channel scaling and sums, losses, spectral norm.
+// Pooling, concatenation, channel scaling and sums, spectral norm.
 #include <limits>
+#include <numeric>
 
 #include "core/ops.h"
 #include "tests/test_util.h"
@@ -20,6 +21,17 @@ std::vector<Nchw> cases_with_single_pixels() {
   for (const std::int64_t channels : {1, 3, 8, 32}) cases.push_back({2, channels, 1, 1});
   return cases;
 }
+
+// The halves of what global_mean_max gives, [N, C] each.
+Tensor half(const Tensor& pooled, std::int64_t which) {
+  const Tensor part = slice_samples(pooled, which, 1);
+  const Shape shape = pooled.shape();
+  return record("half", part.viewed_as({shape[1], shape[2]}), {part}, [shape](const Tensor& gy, const Needs&) -> Grads {
+    return {gy.viewed_as({1, shape[1], shape[2]})};
+  });
+}
+Tensor mean_part(const Tensor& pooled) { return half(pooled, 0); }
+Tensor max_part(const Tensor& pooled) { return half(pooled, 1); }
 
 // The mean or maximum over the pixels of each channel.
 Values naive_pool(const Nchw& d, const Values& x, bool max) {
@@ -42,18 +54,6 @@ Values naive_concat(const Nchw& a, const Nchw& b, Numbers in) {
   });
   return y;
 }
-
-// The mean over i of f(i), as the one value of a tensor. Extended precision, because the differences of many terms'
-// sums are to be better than their gradients' tolerance.
-template <class F>
-Values mean_over(std::size_t size, F f) {
-  long double sum = 0;
-  for (std::size_t i = 0; i < size; ++i) sum += f(i);
-  return {static_cast<double>(sum / static_cast<long double>(size))};
-}
-
-// Binary cross entropy of a logit in the usual stable form.
-double naive_bce(double x, double t) { return std::max(x, 0.0) - t * x + std::log1p(std::exp(-std::abs(x))); }
 
 struct PowerIteration {
   Values u, v;
@@ -101,18 +101,31 @@ TEST_CASE("global pooling equals its definition in every layout", "[channels]") 
       check_operation(
           x, [](In in) { return global_mean(in[0]); }, mean_of);
       check_operation(
-          x, [](In in) { return global_mean_max(in[0]).mean; }, mean_of);
+          x, [](In in) { return mean_part(global_mean_max(in[0])); }, mean_of);
       check_operation(
-          x, [](In in) { return global_mean_max(in[0]).max; }, [&](Numbers in) { return naive_pool(d, in[0], true); });
+          x, [](In in) { return max_part(global_mean_max(in[0])); },
+          [&](Numbers in) { return naive_pool(d, in[0], true); });
       check_operation(
-          x,
+          x, [](In in) { return global_mean_max(in[0]); },
+          [&](Numbers in) {
+            Values both = naive_pool(d, in[0], false);
+            const Values max = naive_pool(d, in[0], true);
+            both.insert(both.end(), max.begin(), max.end());
+            return both;
+          });
+      // Both kinds of pooling of one image, and the image itself: gradients that meet.
+      check_operation(
+          {x[0]},
           [](In in) {
-            const MeanMax pooled = global_mean_max(in[0]);
-            return concat(pooled.mean, pooled.max);
+            const Tensor twice = 2.0f * in[0];
+            return concat(max_part(global_mean_max(twice)), global_mean(twice)) +
+                   concat(global_mean(twice), mean_part(global_mean_max(twice)));
           },
           [&](Numbers in) {
             const Values mean = naive_pool(d, in[0], false), max = naive_pool(d, in[0], true);
-            return naive_concat({d.n, d.c, 1, 1}, {d.n, d.c, 1, 1}, {mean, max});
+            Values first(mean), second(mean);
+            for (std::size_t i = 0; i < mean.size(); ++i) first[i] = 2 * (max[i] + mean[i]), second[i] = 4 * mean[i];
+            return naive_concat({d.n, d.c, 1, 1}, {d.n, d.c, 1, 1}, {first, second});
           });
     }
 }
@@ -130,7 +143,7 @@ TEST_CASE("the gradient of the maximum goes to its first position", "[channels]"
           expected[d.at(n, c, first / 4, first % 4)] = static_cast<float>(n * d.c + c + 1);
         }
       const Tensor x = leaf(Tensor::from_host(d.shape(), values, device));
-      const Tensor max = global_mean_max(x).max;
+      const Tensor max = max_part(global_mean_max(x));
       std::vector<float> cotangent;
       for (std::int64_t i = 0; i < max.size(); ++i) cotangent.push_back(static_cast<float>(i + 1));
       backward({{max, Tensor::from_host(max.shape(), cotangent, device)}});
@@ -145,18 +158,19 @@ TEST_CASE("a NaN survives pooling, wherever it is", "[channels]") {
         const Nchw d{1, channels, 3, 3};
         std::vector<float> values = normal_values(d.size(), 1);
         values[d.at(0, channels - 1, where / 3, where % 3)] = std::numeric_limits<float>::quiet_NaN();
-        const MeanMax pooled = global_mean_max(Tensor::from_host(d.shape(), values, device));
-        CHECK(std::isnan(pooled.mean.to_host().back()));
-        CHECK(std::isnan(pooled.max.to_host().back()));
-        if (channels > 1) CHECK_FALSE(std::isnan(pooled.max.to_host().front()));
+        const Tensor pooled = global_mean_max(Tensor::from_host(d.shape(), values, device));
+        CHECK(std::isnan(mean_part(pooled).to_host().back()));
+        CHECK(std::isnan(max_part(pooled).to_host().back()));
+        if (channels > 1) CHECK_FALSE(std::isnan(max_part(pooled).to_host().front()));
       }
 }
 
 TEST_CASE("the maximum of very negative values is not zero", "[channels]") {
   for (const DeviceType device : test_devices()) {
     const float lowest = -std::numeric_limits<float>::infinity();
-    CHECK(global_mean_max(Tensor::full({1, 8, 3, 3}, -7, device)).max.to_host() == std::vector<float>(8, -7.0f));
-    CHECK(global_mean_max(Tensor::full({1, 3, 3, 3}, lowest, device)).max.to_host() == std::vector<float>(3, lowest));
+    const auto max_of = [](const Tensor& x) { return max_part(global_mean_max(x)).to_host(); };
+    CHECK(max_of(Tensor::full({1, 8, 3, 3}, -7, device)) == std::vector<float>(8, -7.0f));
+    CHECK(max_of(Tensor::full({1, 3, 3, 3}, lowest, device)) == std::vector<float>(3, lowest));
   }
 }
 
@@ -209,6 +223,88 @@ TEST_CASE("scale_channels and sum_channels equal their definition in every layou
     }
 }
 
+TEST_CASE("channels scaled by two vectors at once equal two scaled images side by side", "[channels]") {
+  for (const DeviceType device : test_devices())
+    for (const Nchw& d : cases_with_single_pixels()) {
+      INFO(d.shape());
+      check_operation(
+          {random_tensor(d.shape(), device, 1), random_tensor({d.c}, device, 2), random_tensor({1, d.c}, device, 3)},
+          [](In in) { return scale_channels(in[0], in[1], in[2]); },
+          [&](Numbers in) {
+            const Nchw out{d.n, 2 * d.c, d.h, d.w};
+            Values y(static_cast<std::size_t>(out.size()));
+            for_each(out, [&](auto n, auto c, auto row, auto column) {
+              y[out.at(n, c, row, column)] =
+                  in[0][d.at(n, c % d.c, row, column)] * in[c < d.c ? 1 : 2][static_cast<std::size_t>(c % d.c)];
+            });
+            return y;
+          });
+    }
+}
+
+TEST_CASE("gradients that meet in an image are added by whoever comes later", "[channels]") {
+  for (const DeviceType device : test_devices())
+    for (const Nchw& d : {Nchw{1, 5, 4, 6}, Nchw{2, 16, 7, 5}, Nchw{3, 24, 3, 3}}) {
+      INFO(d.shape());
+      check_operation(
+          {random_tensor(d.shape(), device, 1), random_tensor({d.c}, device, 2), random_tensor({d.c}, device, 3)},
+          [&](In in) {
+            const Tensor x = 3.0f * in[0];  // a result, where gradients may be taken over
+            const Tensor scaled = scale_channels(x, in[1], in[2]), padded = reflection_pad2d(x, 1);
+            const Tensor pooled = global_mean_max(x);
+            return concat(concat(global_mean(scaled), global_mean(padded)),
+                          concat(global_mean(x), concat(mean_part(pooled), max_part(pooled))));
+          },
+          [&](Numbers in) {
+            Values x = in[0], padded;
+            for (double& value : x) value *= 3;
+            const Nchw pad{d.n, d.c, d.h + 2, d.w + 2};
+            padded.resize(static_cast<std::size_t>(pad.size()));
+            const auto mirror = [](std::int64_t i, std::int64_t size) {
+              return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i;
+            };
+            for_each(pad, [&](auto n, auto c, auto row, auto column) {
+              padded[pad.at(n, c, row, column)] = x[d.at(n, c, mirror(row - 1, d.h), mirror(column - 1, d.w))];
+            });
+            const Values mean = naive_pool(d, x, false), max = naive_pool(d, x, true),
+                         outer = naive_pool(pad, padded, false);
+            Values y;
+            for (std::int64_t n = 0; n < d.n; ++n) {
+              const auto put = [&](const Values& values, const Values* factors) {
+                for (std::int64_t c = 0; c < d.c; ++c)
+                  y.push_back(values[static_cast<std::size_t>(n * d.c + c)] *
+                              (factors ? (*factors)[static_cast<std::size_t>(c)] : 1));
+              };
+              put(mean, &in[1]), put(mean, &in[2]), put(outer, nullptr), put(mean, nullptr), put(mean, nullptr),
+                  put(max, nullptr);
+            }
+            return y;
+          });
+    }
+}
+
+TEST_CASE("the logits of a class activation map equal their definition", "[channels]") {
+  for (const DeviceType device : test_devices())
+    for (const auto& [n, c] : std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {2, 3}, {3, 257}, {4, 2048}}) {
+      INFO(n << " samples, " << c << " channels");
+      check_operation(
+          {random_tensor({2, n, c}, device, 1), random_tensor({1, c}, device, 2), random_tensor({1, c}, device, 3)},
+          [](In in) {
+            const CamWeight weights[] = {{in[1]}, {in[2]}};
+            return cam_logits(in[0], weights);
+          },
+          [&](Numbers in) {
+            Values y;
+            for (std::int64_t sample = 0; sample < n; ++sample)
+              for (std::int64_t part = 0; part < 2; ++part) {
+                const auto row = in[0].begin() + (part * n + sample) * c;
+                y.push_back(std::inner_product(row, row + c, in[static_cast<std::size_t>(part + 1)].begin(), 0.0));
+              }
+            return y;
+          });
+    }
+}
+
 TEST_CASE("channel operations refuse what does not fit, by name", "[channels]") {
   for (const DeviceType device : test_devices()) {
     const Tensor x = random_tensor({2, 16, 3, 5}, device, 1);
@@ -231,111 +327,6 @@ TEST_CASE("channel operations refuse what does not fit, by name", "[channels]") 
                  concat(Tensor::full({2, 3}, 1, device), Tensor::full({1, 3}, 1, device));
                }),
                StartsWith("concat: "));
-  }
-}
-
-TEST_CASE("losses equal their definition", "[loss]") {
-  for (const DeviceType device : test_devices())
-    for (const Shape& shape :
-         {Shape{1}, Shape{7}, Shape{3, 5}, Shape{2, 3, 33, 31}, Shape{2, 16, 17, 9}, Shape{70001}}) {
-      INFO(shape);
-      const Tensor x = random_tensor(shape, device, 1, 0.2f, 2), target = random_tensor(shape, device, 2);
-      const Values t = doubles(target);
-      const Tolerance tolerance{.value = 3e-7, .gradient = 2e-6};
-      check_operation(
-          {x}, [](In in) { return mean(in[0]); },
-          [](Numbers in) { return mean_over(in[0].size(), [&](auto i) { return in[0][i]; }); },
-          {.value = 3e-6, .gradient = 2e-6});  // its terms cancel
-      check_operation(
-          {x}, [](In in) { return l1_loss(in[0], random_tensor(in[0].shape(), in[0].device(), 2)); },
-          [&](Numbers in) { return mean_over(in[0].size(), [&](auto i) { return std::abs(in[0][i] - t[i]); }); },
-          tolerance);
-      for (const float goal : {0.0f, 1.0f}) {
-        check_operation(
-            {x}, [&](In in) { return mse_loss(in[0], goal); },
-            [&](Numbers in) {
-              return mean_over(in[0].size(), [&](auto i) { return (in[0][i] - goal) * (in[0][i] - goal); });
-            },
-            tolerance);
-        check_operation(
-            {x}, [&](In in) { return bce_with_logits_loss(in[0], goal); },
-            [&](Numbers in) { return mean_over(in[0].size(), [&](auto i) { return naive_bce(in[0][i], goal); }); },
-            tolerance);
-      }
-    }
-}
-
-TEST_CASE("losses: worked numbers", "[loss]") {
-  for (const DeviceType device : test_devices()) {
-    const auto vector = [&](std::vector<float> values) {
-      return Tensor::from_host({static_cast<std::int64_t>(values.size())}, values, device);
-    };
-    CHECK(mean(vector({1, 2, 6})).item() == 3.0f);
-    CHECK(mse_loss(vector({1, -1, 3}), 1).item() == Approx(8.0 / 3).epsilon(2e-7));
-    CHECK(l1_loss(vector({1, -1, 3}), vector({1, 1, 0.5f})).item() == 1.5f);
-    const auto bce = [&](float logit, float target) { return bce_with_logits_loss(vector({logit}), target).item(); };
-    CHECK(bce(0.5f, 1) == Approx(0.474076986).epsilon(2.5e-7));
-    CHECK(bce(0.5f, 0) == Approx(0.974076986).epsilon(2.5e-7));
-    CHECK(bce(-2, 1) == Approx(2.12692809).epsilon(2.5e-7));
-    // Quantised for large logits, and exactly zero in the end: log(1 + exp(-x)) with 1 + exp(-x) rounded.
-    CHECK(bce(10, 1) == std::log(1.0f + std::exp(-10.0f)));
-    CHECK(bce(17.5f, 1) == 0.0f);
-    CHECK(bce(100, 1) == 0.0f);
-    CHECK(bce(-100, 1) == 100.0f);
-    CHECK(bce(100, 0) == 100.0f);
-    CHECK(bce(-100, 0) == 0.0f);
-    CHECK(bce(1e30f, 0) == 1e30f);
-    CHECK(std::isnan(bce(std::numeric_limits<float>::quiet_NaN(), 1)));
-  }
-}
-
-TEST_CASE("the gradients of the losses are the reference's to the bit", "[loss]") {
-  for (const DeviceType device : test_devices())
-    for (const std::int64_t size : {1, 3, 1000, 40001}) {
-      const float n = static_cast<float>(size), gy = 10;
-      std::vector<float> x = normal_values(size, 1, 0, 3), target = normal_values(size, 2);
-      for (std::size_t i = 0; i < x.size(); i += 5) target[i] = x[i];  // l1 at its kink
-      const auto gradient = [&](auto loss) {
-        const Tensor input = leaf(Tensor::from_host({size}, x, device));
-        (gy * loss(input)).backward();
-        return input.grad().to_host();
-      };
-      std::vector<float> mse(x.size()), l1(x.size()), bce(x.size());
-      for (std::size_t i = 0; i < x.size(); ++i) {
-        mse[i] = static_cast<float>(2.0 / static_cast<double>(size)) * (x[i] - 0.9f) * gy;
-        l1[i] = gy / n * (x[i] > target[i] ? 1.0f : x[i] < target[i] ? -1.0f : 0.0f);
-        bce[i] = (1.0f / (1.0f + std::exp(-x[i])) - 0.9f) * gy / n;
-      }
-      CHECK(same_bits(gradient([](const Tensor& t) { return mse_loss(t, 0.9f); }), mse));
-      const Tensor goal = Tensor::from_host({size}, target, device);
-      CHECK(gradient([&](const Tensor& t) { return l1_loss(t, goal); }) == l1);
-      const std::vector<float> logit_gradient = gradient([](const Tensor& t) { return bce_with_logits_loss(t, 0.9f); });
-      if (device == DeviceType::cpu) CHECK(same_bits(logit_gradient, bce));  // given the same exp
-      CHECK(relative_error(logit_gradient, bce) <= 1e-6);
-      CHECK(gradient([](const Tensor& t) { return mean(t); }) == std::vector<float>(x.size(), gy / n));
-    }
-}
-
-TEST_CASE("the target of l1_loss gets no gradient", "[loss]") {
-  for (const DeviceType device : test_devices()) {
-    const Tensor x = leaf(random_tensor({2, 3}, device, 1)), target = leaf(random_tensor({2, 3}, device, 2));
-    l1_loss(x, target).backward();
-    CHECK(x.grad().defined());
-    CHECK_FALSE(target.grad().defined());
-  }
-}
-
-TEST_CASE("losses refuse what does not fit, by name", "[loss]") {
-  for (const DeviceType device : test_devices()) {
-    const Tensor x = random_tensor({2, 16, 3, 3}, device, 1);
-    for (const Tensor& wrong : {Tensor(), Tensor::empty({0, 3}, device)}) {
-      CHECK_THAT(error_of([&] { mean(wrong); }), StartsWith("mean: "));
-      CHECK_THAT(error_of([&] { mse_loss(wrong, 0); }), StartsWith("mse_loss: "));
-      CHECK_THAT(error_of([&] { l1_loss(wrong, wrong); }), StartsWith("l1_loss: "));
-      CHECK_THAT(error_of([&] { bce_with_logits_loss(wrong, 0); }), StartsWith("bce_with_logits_loss: "));
-    }
-    CHECK_THAT(error_of([&] { l1_loss(x, random_tensor({2, 16, 3, 4}, device, 1)); }), StartsWith("l1_loss: "));
-    CHECK_THAT(error_of([&] { l1_loss(x, random_plain({2, 16, 3, 3}, device, 1)); }), StartsWith("l1_loss: "));
   }
 }
 

@@ -157,21 +157,54 @@ TEST_CASE("conv2d keeps separate plans for separate geometries", "[conv]") {
       for (const ConvCase& c : cases) check_conv(c, device);
 }
 
+TEST_CASE("conv2d with a ReLU or a leaky one fused equals convolution and activation", "[conv]") {
+  for (const DeviceType device : test_devices())
+    for (const float slope : {0.0f, 0.2f})
+      for (const bool biased : {true, false})
+        for (const Nchw& d : {Nchw{2, 3, 9, 7}, Nchw{1, 16, 8, 8}, Nchw{3, 24, 5, 3}}) {
+          INFO(d.shape() << ", slope " << slope);
+          const std::vector<Tensor> inputs{random_tensor(d.shape(), device, 1), random_plain({8, d.c, 3, 3}, device, 2),
+                                           random_tensor({8}, device, 3)};
+          const auto run = [&](bool fused) {
+            const Tensor x = leaf(inputs[0]), w = leaf(inputs[1]), b = leaf(inputs[2]);
+            Tensor y = conv2d(x, w, biased ? b : Tensor(), {.padding = 1, .slope = fused ? slope : 1});
+            if (!fused) y = slope > 0 ? leaky_relu(y, slope) : relu(y);
+            backward({{y, random_like(y, 4)}});
+            std::vector<Tensor> results{y, x.grad(), w.grad()};
+            if (biased) results.push_back(b.grad());
+            return results;
+          };
+          const std::vector<Tensor> fused = run(true), apart = run(false);
+          for (std::size_t i = 0; i < fused.size(); ++i)
+            CHECK(relative_error(fused[i].to_host(), apart[i].to_host()) <= 1e-6);
+          const Tensor y = conv2d(inputs[0], inputs[1], inputs[2], {.padding = 1, .slope = slope});
+          if (biased) CHECK(relative_error(y.to_host(), fused[0].to_host()) <= 1e-6);  // unrecorded
+        }
+}
+
 TEST_CASE("linear equals its definition", "[conv]") {
   struct Case {
     std::int64_t rows, in, out;
-    bool bias;
+    bool bias, relu;
   };
-  const Case cases[] = {{1, 16, 32, true},  {3, 5, 7, true},    {2, 100, 1, false}, {1, 1, 1, true},
-                        {4, 1000, 8, true}, {2, 24, 24, false}, {3, 257, 31, true}, {3, 2048, 3, false},
-                        {1, 33, 257, true}, {3, 1, 2048, true}};
+  // Also of many rows, and so many inputs or outputs that they are cut into pieces.
+  const Case cases[] = {{1, 16, 32, true, false}, {3, 5, 7, true, false},     {2, 100, 1, false, false},
+                        {1, 1, 1, true, false},   {4, 1000, 8, true, true},   {2, 24, 24, false, true},
+                        {8, 257, 65, true, true}, {1, 9001, 3, false, false}, {2, 40004, 5, false, true},
+                        {9, 31, 33, true, true},  {33, 64, 20, true, false},  {5, 36, 300, true, true},  {3, 257, 31, true, false},
+                        {3, 2048, 3, false, false}, {1, 33, 257, true, false}, {3, 1, 2048, true, false}};
   for (const DeviceType device : test_devices())
     for (const Case& c : cases) {
       INFO(c.rows << " rows, " << c.in << " to " << c.out);
+      // A sum of 40,000 terms in float is that much less accurate.
+      const Tolerance tolerance{.value = c.in > 10000 ? 1e-5 : 2e-6, .gradient = 2e-5};
       std::vector<Tensor> inputs{random_tensor({c.rows, c.in}, device, 1), random_tensor({c.out, c.in}, device, 2)};
       if (c.bias) inputs.push_back(random_tensor({c.out}, device, 3));
       check_operation(
-          inputs, [&](const std::vector<Tensor>& in) { return linear(in[0], in[1], c.bias ? in[2] : Tensor()); },
+          inputs,
+          [&](const std::vector<Tensor>& in) {
+            return linear(in[0], in[1], c.bias ? in[2] : Tensor(), {.relu = c.relu});
+          },
           [&](const std::vector<Values>& in) {
             Values y;
             for (std::int64_t r = 0; r < c.rows; ++r)
@@ -179,11 +212,29 @@ TEST_CASE("linear equals its definition", "[conv]") {
                 double sum = c.bias ? in[2][static_cast<std::size_t>(o)] : 0;
                 for (std::int64_t i = 0; i < c.in; ++i)
                   sum += in[0][static_cast<std::size_t>(r * c.in + i)] * in[1][static_cast<std::size_t>(o * c.in + i)];
-                y.push_back(sum);
+                y.push_back(c.relu && sum < 0 ? 0 : sum);
               }
             return y;
           },
-          {.value = 2e-6, .gradient = 2e-5});
+          tolerance);
+      if (c.bias) continue;
+      // A gradient that another layer has sent is added to.
+      check_operation(
+          inputs,
+          [&](const std::vector<Tensor>& in) {
+            const Tensor x = 2.0f * in[0];
+            return linear(x, in[1]) + linear(x, in[1]);
+          },
+          [&](const std::vector<Values>& in) {
+            Values y(static_cast<std::size_t>(c.rows * c.out));
+            for (std::int64_t r = 0; r < c.rows; ++r)
+              for (std::int64_t o = 0; o < c.out; ++o)
+                for (std::int64_t i = 0; i < c.in; ++i)
+                  y[static_cast<std::size_t>(r * c.out + o)] +=
+                      4 * in[0][static_cast<std::size_t>(r * c.in + i)] * in[1][static_cast<std::size_t>(o * c.in + i)];
+            return y;
+          },
+          tolerance);
     }
 }
 
@@ -208,6 +259,7 @@ TEST_CASE("conv2d and linear refuse what does not fit, by name", "[conv]") {
     CHECK_THAT(conv_error(x, w, random_tensor({16}, device, 3)), StartsWith("conv2d: "));  // bias size
     CHECK_THAT(conv_error(x, w, {}, {.stride = 0}), StartsWith("conv2d: "));
     CHECK_THAT(conv_error(x, w, {}, {.padding = -1}), StartsWith("conv2d: "));
+    CHECK_THAT(conv_error(x, w, {}, {.slope = -0.1f}), StartsWith("conv2d: "));
     CHECK_THAT(conv_error(random_tensor({1, 16, 2, 5}, device, 1), w), StartsWith("conv2d: "));  // smaller than kernel
     CHECK(conv_error(x, w) == "");
 

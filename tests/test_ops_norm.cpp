@@ -315,6 +315,38 @@ TEST_CASE("AdaILN styles every sample of a batch for itself", "[norm]") {
     }
 }
 
+TEST_CASE("the gradients of a style that several norms share add up", "[norm]") {
+  for (const DeviceType device : test_devices())
+    for (const bool per_sample : {false, true}) {
+      const Nchw d{3, 16, 7, 5};
+      const std::vector<Tensor> inputs = iln_inputs(d, device, per_sample);
+      const Tensor cotangent = random_tensor(d.shape(), device, 9);
+      // `apart`: every norm has a style of its own. Results take over gradients, leaves do not.
+      const auto style_gradients = [&](bool apart) {
+        const Tensor x = inputs[0];
+        std::vector<Tensor> leaves;
+        const auto style = [&](int i) {
+          leaves.push_back(leaf(inputs[static_cast<std::size_t>(i)]));
+          return 1.0f * leaves.back();
+        };
+        Tensor gamma = style(2), beta = style(3), y = iln({x, inputs[1], gamma, beta});
+        for (int i = 0; i < 2; ++i) {
+          if (apart) gamma = style(2), beta = style(3);
+          y = iln({y, inputs[1], gamma, beta});
+        }
+        backward({{y, cotangent}});
+        std::vector<Values> sums(2, Values(static_cast<std::size_t>(inputs[2].size())));
+        for (std::size_t i = 0; i < leaves.size(); ++i) {
+          const std::vector<float> gradient = leaves[i].grad().to_host();
+          for (std::size_t k = 0; k < gradient.size(); ++k) sums[i % 2][k] += gradient[k];
+        }
+        return sums;
+      };
+      const auto together = style_gradients(false), apart = style_gradients(true);
+      for (std::size_t i = 0; i < 2; ++i) CHECK(relative_error(together[i], apart[i]) <= 1e-6);
+    }
+}
+
 TEST_CASE("the norms show a NaN, also behind a fused ReLU", "[norm]") {
   for (const DeviceType device : test_devices())
     for (const std::int64_t channels : {1, 8}) {

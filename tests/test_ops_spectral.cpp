@@ -97,6 +97,40 @@ TEST_CASE("a spectrally normalised layer equals the layer with a normalised weig
       }
 }
 
+TEST_CASE("normalised logits of a class activation map equal those of spectrally normalised layers", "[spectral]") {
+  for (const DeviceType device : test_devices())
+    for (const Calls& calls : {Calls{}, Calls{1, 2}, Calls{1, 1, 1}})
+      for (const std::int64_t c : {std::int64_t{5}, std::int64_t{64}, std::int64_t{300}}) {
+        const std::int64_t n = 3;
+        INFO(c << " channels, " << calls.size() << " calls");
+        const Tensor pooled = leaf(random_tensor({2, n, c}, device, 7));
+        const auto layer = [&] { return Layer({n, c}, {1, c}, false, device); };
+        Layer a = layer(), b = layer(), mean = layer(), max = layer();
+        for (Layer* l : {&b, &max}) l->w.copy_from_host(normal_values(c, 8));
+        const Spectrum first = spectrum_of(a, true, calls), second = spectrum_of(b, true, calls);
+        const CamWeight weights[] = {{a.w, &first}, {b.w, &second}};
+        const Tensor y = cam_logits(pooled, weights);
+
+        const std::vector<float> host = pooled.to_host();
+        const auto part = [&](Layer& l, std::int64_t which) {
+          const auto begin = host.begin() + which * n * c;
+          l.x = leaf(Tensor::from_host({n, c}, std::vector<float>(begin, begin + n * c), device));
+          return spectral_linear(l.x, l.w, {}, spectrum_of(l, true, calls));
+        };
+        const Tensor expected = concat(part(mean, 0), part(max, 1));
+        check_close(y, expected);
+        const Tensor cotangent = random_like(y, 9);
+        backward({{y, cotangent}});
+        backward({{expected, cotangent}});
+        check_close(a.w.grad(), mean.w.grad());
+        check_close(b.w.grad(), max.w.grad());
+        std::vector<float> gradient = mean.x.grad().to_host();
+        const std::vector<float> of_max = max.x.grad().to_host();
+        gradient.insert(gradient.end(), of_max.begin(), of_max.end());
+        CHECK(relative_error(pooled.grad().to_host(), gradient) <= 5e-6);
+      }
+}
+
 TEST_CASE("spectra computed together are those of each weight alone", "[spectral]") {
   for (const DeviceType device : test_devices())
     for (const bool iterate : {true, false}) {

@@ -82,11 +82,11 @@ TEST_CASE("sheet: the seven rows of a column are in the reference's order", "[sh
   const Generator::Output A2A = model.genB2A(real), A2B = model.genA2B(real), A2B2A = model.genB2A(A2B.image);
   const auto row = [&](int i) { return part(drawn.column, i * kSize, 0).pixels; };
   CHECK((row(0) == a.pixels));
-  CHECK((row(1) == heat_map_of(A2A.heatmap, kSize, kSize).pixels));
+  CHECK((row(1) == heat_map_of(A2A.heatmap(), kSize, kSize).pixels));
   CHECK((row(2) == tensor_to_image(A2A.image).pixels));
-  CHECK((row(3) == heat_map_of(A2B.heatmap, kSize, kSize).pixels));
+  CHECK((row(3) == heat_map_of(A2B.heatmap(), kSize, kSize).pixels));
   CHECK((row(4) == tensor_to_image(A2B.image).pixels));
-  CHECK((row(5) == heat_map_of(A2B2A.heatmap, kSize, kSize).pixels));
+  CHECK((row(5) == heat_map_of(A2B2A.heatmap(), kSize, kSize).pixels));
   CHECK((row(6) == tensor_to_image(A2B2A.image).pixels));
   CHECK((drawn.translation.pixels == row(4)));
   CHECK((row(2) != row(4)));

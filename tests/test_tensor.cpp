@@ -191,6 +191,48 @@ TEST_CASE("the gradient that an addition shares is not overwritten", "[autograd]
   }
 }
 
+TEST_CASE("gradients of leaves are those of all passes, whatever waits for the sum", "[autograd]") {
+  for (const DeviceType device : test_devices()) {
+    std::vector<Tensor> leaves;
+    for (unsigned i = 0; i < 5; ++i) leaves.push_back(leaf(random_tensor({1000 + 100 * i}, device, i)));
+    // So large that it is not kept waiting.
+    leaves.push_back(leaf(Tensor::full({9'000'000}, 0.5f, device)));
+    for (int pass = 0; pass < 2; ++pass) {
+      std::vector<std::pair<Tensor, Tensor>> roots;
+      for (const Tensor& x : leaves) {
+        const Tensor y = 3.0f * x + 4.0f * x + 2.0f * x;
+        roots.emplace_back(y, Tensor::full(x.shape(), 1, device));
+      }
+      backward(roots);
+    }
+    for (const Tensor& x : leaves)
+      CHECK(x.grad().to_host() == std::vector<float>(static_cast<std::size_t>(x.size()), 18.0f));
+  }
+}
+
+TEST_CASE("a gradient that somebody else sees is not taken over", "[autograd]") {
+  for (const DeviceType device : test_devices()) {
+    const Tensor x = leaf(random_tensor({1, 8, 5, 6}, device, 1)), cotangent = random_tensor({1, 8, 7, 8}, device, 2),
+                 other = random_tensor({1, 8, 5, 6}, device, 3);
+    const std::vector<float> before = other.to_host();
+    const auto gradient = [&](auto roots_of) {
+      x.zero_grad();
+      backward(roots_of(1.0f * x));
+      return x.grad().to_host();
+    };
+    // The root's cotangent is the caller's.
+    const std::vector<float> both = gradient([&](const Tensor& y) {
+      return std::vector<std::pair<Tensor, Tensor>>{{y, other}, {reflection_pad2d(y, 1), cotangent}};
+    });
+    CHECK(same_bits(other.to_host(), before));
+    std::vector<float> sum = gradient([&](const Tensor& y) {
+      return std::vector<std::pair<Tensor, Tensor>>{{reflection_pad2d(y, 1), cotangent}};
+    });
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += before[i];
+    CHECK(relative_error(both, sum) <= 1e-6);
+  }
+}
+
 TEST_CASE("backward from several roots", "[autograd]") {
   for (const DeviceType device : test_devices()) {
     const Tensor x = leaf(vector_of({1, 2}, device));
@@ -414,13 +456,10 @@ TEST_CASE("results do not depend on the number of threads", "[tensor]") {
       const Tensor padded = reflection_pad2d(upsample_nearest(x), 3);
       const Tensor normed = layer_instance_norm(instance_norm(padded), rho, gamma, beta, {.relu = true}, padded);
       const Tensor both = concat(scale_channels(normed, s), tanh(normed));
-      const MeanMax pooled = global_mean_max(both);
-      for (const Tensor& loss :
-           {mse_loss(both, 1), bce_with_logits_loss(sum_channels(both), 1), mean(pooled.mean * pooled.max)})
+      const Tensor pooled = global_mean_max(both);
+      for (const Tensor& loss : {mse_loss(both, 1), bce_with_logits_loss(sum_channels(both), 1), mean(pooled * pooled)})
         results.push_back(loss.to_host());
-      backward({{both, random_like(both, 5)},
-                {pooled.mean, random_like(pooled.mean, 6)},
-                {pooled.max, random_like(pooled.max, 7)}});
+      backward({{both, random_like(both, 5)}, {pooled, random_like(pooled, 6)}});
       for (const Tensor& tensor : {x, s, rho, gamma, beta}) results.push_back(tensor.grad().to_host());
     }
     Parameter w(random_plain({64, 300, 3, 3}, DeviceType::cpu, 8));

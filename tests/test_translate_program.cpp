@@ -256,7 +256,7 @@ TEST_CASE("translate_images: the heat map lies over the image, and the strip is 
   REQUIRE(s.translate("--heatmap --strip True in.png out.png").exit_code == 0);
   const Image strip = draw_column(s.model.genA2B, s.model.genB2A, real).column;
   CHECK((read_image(s.path("out_strip.png")).pixels == strip.pixels));
-  const Image heat = heat_map_of(s.model.genA2B(real).heatmap, 96, 96), over = read_image(s.path("out_heatmap.png"));
+  const Image heat = heat_map_of(s.model.genA2B(real).heatmap(), 96, 96), over = read_image(s.path("out_heatmap.png"));
   REQUIRE(over.pixels.size() == heat.pixels.size());
   std::size_t wrong = 0;
   for (std::size_t i = 0; i < heat.pixels.size(); ++i)

@@ -80,22 +80,26 @@ void CpuBackend::global_pool_forward(const ImageDims& dims, const float* x, floa
   if (max) max_of_runs(runs, x, max, argmax);
 }
 
-void CpuBackend::global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) {
+void CpuBackend::global_pool_backward(const ImageDims& dims, const float* gmean, const float* gmax,
+                                      const std::int32_t* argmax, bool add, float* gx) {
   const float factor = 1.0f / static_cast<float>(dims.pixels());
   const Runs runs(dims);
-  dispatch_block(dims.block, [&]<int K>() {
-    runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
-      const Lanes<K> g(gmean + run * runs.block);
-      map_lanes<K>(begin, end, gx + run * runs.length, [&](auto, int k) { return g.v[k] * factor; });
+  if (gmean)
+    dispatch_block(dims.block, [&]<int K>() {
+      runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
+        const Lanes<K> g(gmean + run * runs.block);
+        float* out = gx + run * runs.length;
+        map_lanes<K>(begin, end, out, [&](auto at, int k) {
+          const Vec share = g.v[k] * factor;
+          return add ? at(out) + share : share;
+        });
+      });
     });
-  });
-}
-
-void CpuBackend::global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax, float* gx) {
-  const Runs runs(dims);
-  fill(dims.size(), 0.0f, gx);
+  else if (!add)
+    fill(dims.size(), 0.0f, gx);
+  if (!gmax) return;
   for (std::int64_t i = 0; i < dims.n * dims.c; ++i)
-    gx[i / runs.block * runs.length + argmax[i] * runs.block + i % runs.block] = gmax[i];
+    gx[i / runs.block * runs.length + argmax[i] * runs.block + i % runs.block] += gmax[i];
 }
 
 void CpuBackend::concat_forward(const ImageDims& a_dims, const ImageDims& b_dims, const float* a, const float* b,
@@ -116,35 +120,76 @@ void CpuBackend::concat_backward(const ImageDims& a_dims, const ImageDims& b_dim
   });
 }
 
-void CpuBackend::scale_channels_forward(const ImageDims& dims, const float* x, const float* s, float* y) {
+// Where an image of 2 c channels has other blocks than x, the halves are computed apart.
+void CpuBackend::scale_channels_forward(const ImageDims& dims, const float* x, const float* s, const float* second,
+                                        float* y) {
+  if (second && channel_block(2 * dims.c) != dims.block) {
+    struct Tag;
+    float* halves = scratch<float, Tag>(2 * dims.size());
+    scale_channels_forward(dims, x, s, nullptr, halves);
+    scale_channels_forward(dims, x, second, nullptr, halves + dims.size());
+    return concat_forward(dims, dims, halves, halves + dims.size(), y);
+  }
   const Runs runs(dims);
+  const std::int64_t sample_runs = runs.count / dims.n, copies = second ? 2 : 1;
   dispatch_block(dims.block, [&]<int K>() {
     runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
-      const Lanes<K> factor(s + run * runs.block % dims.c);
+      const std::int64_t sample = run / sample_runs, of_sample = run % sample_runs;
       const float* in = x + run * runs.length;
-      map_lanes<K>(begin, end, y + run * runs.length, [&](auto at, int k) { return at(in) * factor.v[k]; });
+      for (std::int64_t copy = 0; copy < copies; ++copy) {
+        const Lanes<K> factor((copy == 0 ? s : second) + of_sample * runs.block);
+        float* out = y + ((sample * copies + copy) * sample_runs + of_sample) * runs.length;
+        map_lanes<K>(begin, end, out, [&](auto at, int k) { return at(in) * factor.v[k]; });
+      }
     });
   });
 }
 
-void CpuBackend::scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* gy,
-                                         float* gx, float* gs) {
-  if (gx) scale_channels_forward(dims, gy, s, gx);
-  if (!gs) return;
+void CpuBackend::scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* second,
+                                         const float* gy, bool add, float* gx, float* gs, float* gsecond) {
   const Runs runs(dims);
-  struct Tag;
-  double* sums = scratch<double, Tag>(dims.n * dims.c);
-  dispatch_block(dims.block, [&]<int K>() {
-    for_runs(runs, [&](std::int64_t run, std::int64_t offset) {
-      const float *in = x + offset, *g = gy + offset;
-      sum_lanes<K, 1>(0, runs.length, sums + run * runs.block,
-                      [&](auto at, int) { return Terms<1>{{at(in) * at(g)}}; });
+  if (second && channel_block(2 * dims.c) != dims.block) {
+    struct Tag;
+    float* halves = scratch<float, Tag>(2 * dims.size());
+    concat_backward(dims, dims, gy, halves, halves + dims.size());
+    scale_channels_backward(dims, x, s, nullptr, halves, add, gx, gs, nullptr);
+    return scale_channels_backward(dims, x, second, nullptr, halves + dims.size(), true, gx, gsecond, nullptr);
+  }
+  const std::int64_t sample_runs = runs.count / dims.n, copies = second ? 2 : 1;
+  const auto half = [&](std::int64_t run, std::int64_t copy) {
+    return gy + ((run / sample_runs * copies + copy) * sample_runs + run % sample_runs) * runs.length;
+  };
+  if (gx)
+    dispatch_block(dims.block, [&]<int K>() {
+      runs.for_segments([&](std::int64_t run, std::int64_t, std::int64_t begin, std::int64_t end) {
+        const std::int64_t channel = run % sample_runs * runs.block;
+        const Lanes<K> factor(s + channel), other((second ? second : s) + channel);
+        const float *g = half(run, 0), *h = half(run, copies - 1);
+        float* out = gx + run * runs.length;
+        map_lanes<K>(begin, end, out, [&](auto at, int k) {
+          Vec sum = at(g) * factor.v[k];
+          if (second) sum += at(h) * other.v[k];
+          return add ? at(out) + sum : sum;
+        });
+      });
     });
-  });
-  for (std::int64_t c = 0; c < dims.c; ++c) {
-    double sum = 0;
-    for (std::int64_t n = 0; n < dims.n; ++n) sum += sums[n * dims.c + c];
-    gs[c] = static_cast<float>(sum);
+  struct Sums;
+  double* sums = scratch<double, Sums>(dims.n * dims.c);
+  for (std::int64_t copy = 0; copy < copies; ++copy) {
+    float* result = copy == 0 ? gs : gsecond;
+    if (!result) continue;
+    dispatch_block(dims.block, [&]<int K>() {
+      for_runs(runs, [&](std::int64_t run, std::int64_t offset) {
+        const float *in = x + offset, *g = half(run, copy);
+        sum_lanes<K, 1>(0, runs.length, sums + run * runs.block,
+                        [&](auto at, int) { return Terms<1>{{at(in) * at(g)}}; });
+      });
+    });
+    for (std::int64_t c = 0; c < dims.c; ++c) {
+      double sum = 0;
+      for (std::int64_t n = 0; n < dims.n; ++n) sum += sums[n * dims.c + c];
+      result[c] = static_cast<float>(sum);
+    }
   }
 }
 

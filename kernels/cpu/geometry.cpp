@@ -19,10 +19,17 @@ void CpuBackend::reflection_pad_forward(const ImageDims& in, std::int64_t pad, c
   });
 }
 
-void CpuBackend::reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) {
+void CpuBackend::reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, bool add, float* gx) {
+  struct Tag;
   const std::int64_t run = (in.h + 2 * pad) * (in.w + 2 * pad) * in.block, row = in.w * in.block;
-  parallel_for(in.n * in.c / in.block * in.h, row,
-               [&](std::int64_t i) { fold_row(in, pad, gy + i / in.h * run, i % in.h, gx + i * row); });
+  parallel_for(in.n * in.c / in.block * in.h, row, [&](std::int64_t i) {
+    const float* gradient = gy + i / in.h * run;
+    float* to = gx + i * row;
+    if (!add) return fold_row(in, pad, gradient, i % in.h, to);
+    float* folded = scratch<float, Tag>(row);
+    fold_row(in, pad, gradient, i % in.h, folded);
+    add_floats(row, folded, to);
+  });
 }
 
 void CpuBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,

@@ -16,45 +16,47 @@ float mean_of(std::int64_t size, F f) {
 
 }  // namespace
 
-void CpuBackend::mean_forward(std::int64_t size, const float* x, float* y) {
-  *y = mean_of(size, [=](auto i) { return x[i]; });
-}
-
-void CpuBackend::mean_backward(std::int64_t size, const float* gy, float* gx) {
-  fill(size, *gy / static_cast<float>(size), gx);
-}
-
-void CpuBackend::mse_forward(std::int64_t size, const float* x, float target, float* loss) {
-  *loss = mean_of(size, [=](auto i) { return (x[i] - target) * (x[i] - target); });
-}
-
-void CpuBackend::mse_backward(std::int64_t size, const float* x, float target, const float* gy, float* gx) {
-  const float factor = static_cast<float>(2.0 / static_cast<double>(size)), g = *gy;
-  map_floats(size, gx, [=](auto i) { return factor * (x[i] - target) * g; });
-}
-
-void CpuBackend::l1_forward(std::int64_t size, const float* x, const float* target, float* loss) {
-  *loss = mean_of(size, [=](auto i) { return std::fabs(x[i] - target[i]); });
-}
-
-void CpuBackend::l1_backward(std::int64_t size, const float* x, const float* target, const float* gy, float* gx) {
-  const float g = *gy / static_cast<float>(size);
-  map_floats(size, gx, [=](auto i) {
-    const float d = x[i] - target[i];
-    return d > 0 ? g : d < 0 ? -g : d * g;  // 0 at 0, NaN at NaN
-  });
-}
-
-void CpuBackend::bce_forward(std::int64_t size, const float* logits, float target, float* loss) {
-  *loss = mean_of(size, [=](auto i) {
-    const float x = logits[i], m = std::fmax(-x, 0.0f);
-    return (1.0f - target) * x + m + std::log(std::exp(-m) + std::exp(-x - m));
-  });
-}
-
-void CpuBackend::bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) {
-  const float g = *gy, n = static_cast<float>(size);
-  map_floats(size, gx, [=](auto i) { return (1.0f / (1.0f + std::exp(-logits[i])) - target) * g / n; });
+void CpuBackend::losses(std::span<const LossTerm> terms) {
+  for (const LossTerm& term : terms) {
+    const std::int64_t size = term.size;
+    const float *x = term.x, *targets = term.targets;
+    float* gx = term.gx;
+    const float target = term.target, n = static_cast<float>(size), g = term.gy ? term.weight * *term.gy : term.weight;
+    // value(i) is what element i costs, gradient(i) that of the weighted mean.
+    const auto evaluate = [&](auto value, auto gradient) {
+      if (term.value) *term.value = mean_of(size, value);
+      if (gx) map_floats(size, gx, gradient);
+    };
+    switch (term.loss) {
+      case Loss::none:
+        evaluate([](auto) { return 0.0f; }, [](auto) { return 0.0f; });
+        break;
+      case Loss::mean:
+        evaluate([=](auto i) { return x[i]; }, [each = g / n](auto) { return each; });
+        break;
+      case Loss::mse: {
+        const auto factor = static_cast<float>(2.0 / static_cast<double>(size));
+        evaluate([=](auto i) { return (x[i] - target) * (x[i] - target); },
+                 [=](auto i) { return factor * (x[i] - target) * g; });
+        break;
+      }
+      case Loss::l1:
+        evaluate([=](auto i) { return std::fabs(x[i] - targets[i]); },
+                 [=, each = g / n](auto i) {
+                   const float d = x[i] - targets[i];
+                   return d > 0 ? each : d < 0 ? -each : d * each;  // 0 at 0, NaN at NaN
+                 });
+        break;
+      case Loss::bce:
+        evaluate(
+            [=](auto i) {
+              const float m = std::fmax(-x[i], 0.0f);
+              return (1.0f - target) * x[i] + m + std::log(std::exp(-m) + std::exp(-x[i] - m));
+            },
+            [=](auto i) { return (1.0f / (1.0f + std::exp(-x[i])) - target) * g / n; });
+        break;
+    }
+  }
 }
 
 }  // namespace minidl

@@ -223,8 +223,8 @@ GradientMap gradient_map(const NormSpec& spec, const Style& style, const Stats& 
   const GradientMap map{memory, memory + n * c, memory + 2 * n * c};
   if (grho) std::fill(grho, grho + c, 0.0f);
   const std::int64_t style_size = spec.per_sample_style ? n * c : c;
-  if (ggamma) std::fill(ggamma, ggamma + style_size, 0.0f);
-  if (gbeta) std::fill(gbeta, gbeta + style_size, 0.0f);
+  if (ggamma && !spec.add_to_gamma) std::fill(ggamma, ggamma + style_size, 0.0f);
+  if (gbeta && !spec.add_to_beta) std::fill(gbeta, gbeta + style_size, 0.0f);
 
   for (std::int64_t sample = 0; sample < n; ++sample) {
     double layer1 = 0, layer2 = 0;  // sums of the layer part's gradient, plain and times its normalised value
@@ -308,7 +308,7 @@ void CpuBackend::norm_backward(const NormSpec& spec, const float* x, const float
   if (spec.pad > 0) {  // gx, read and written at the same places below, takes the folded gradient
     struct Folded;
     float* folded = gx ? gx : scratch<float, Folded>(spec.dims.size());
-    reflection_pad_backward(spec.dims, spec.pad, gy, folded);
+    reflection_pad_backward(spec.dims, spec.pad, gy, false, folded);
     gy = folded;
   }
   dispatch_block(spec.dims.block, [&]<int K>() {

@@ -58,8 +58,19 @@ void CpuBackend::fill(std::int64_t size, float value, float* y) {
   map_floats(size, y, [=](auto) { return value; });
 }
 
-void CpuBackend::add(std::int64_t size, const float* a, const float* b, float* y) {
-  map_floats(size, y, [=](auto i) { return a[i] + b[i]; });
+void CpuBackend::add(std::span<const Sum> sums) {
+  for (const Sum& sum : sums) {
+    const float* const* terms = sum.terms.data();
+    const std::size_t count = sum.terms.size();
+    if (count == 2)
+      map_floats(sum.size, sum.y, [a = terms[0], b = terms[1]](auto i) { return a[i] + b[i]; });
+    else
+      map_floats(sum.size, sum.y, [=](auto i) {
+        float total = terms[0][i];
+        for (std::size_t t = 1; t < count; ++t) total += terms[t][i];
+        return total;
+      });
+  }
 }
 
 void CpuBackend::multiply(std::int64_t size, const float* a, const float* b, float* y) {

@@ -137,7 +137,7 @@ void CpuBackend::divide_samples_forward(const DivisionSpec& spec, const float* d
     const Vec slope = broadcast(spec.slope);
     write_padded(dims, spec.pad, y, [&](std::int64_t run, std::int64_t begin, std::int64_t end, float* to) {
       const Lanes<K> shift = bias_of_run<K>(runs, dims.c, run, bias);
-      const Vec inverse = broadcast(1.0f / divisor[group[run * runs.block / dims.c]]);
+      const Vec inverse = broadcast(divisor ? 1.0f / divisor[group[run * runs.block / dims.c]] : 1.0f);
       const float* in = x + run * runs.length;
       map_lanes<K>(begin, end, to, [&](auto at, int k) {
         const Vec z = at(in) * inverse + shift.v[k];
@@ -157,12 +157,12 @@ void CpuBackend::divide_samples_backward(const DivisionSpec& spec, const float* 
   double* sums = scratch<double, Tag>(2 * dims.n * dims.c);
   const std::int64_t row = dims.w * dims.block, row_y = row + 2 * spec.pad * dims.block,
                      run_y = (dims.h + 2 * spec.pad) * row_y;
-  const float inverse_slope = 1.0f / spec.slope;
+  const float inverse_slope = spec.slope > 0 ? 1.0f / spec.slope : 0.0f;  // without a slope nobody asks for z
   dispatch_block(dims.block, [&]<int K>() {
     const Vec slope = broadcast(spec.slope), unslope = broadcast(inverse_slope);
     parallel_for(runs.count, runs.length, [&](std::int64_t run) {
       const Lanes<K> shift = bias_of_run<K>(runs, dims.c, run, bias);
-      const Vec inverse = broadcast(1.0f / divisor[group[run * runs.block / dims.c]]);
+      const Vec inverse = broadcast(divisor ? 1.0f / divisor[group[run * runs.block / dims.c]] : 1.0f);
       float* out = gx + run * runs.length;
       double* run_sums = sums + 2 * run * runs.block;
       std::fill_n(run_sums, 2 * runs.block, 0.0);

@@ -109,28 +109,46 @@ __global__ void __launch_bounds__(kThreads)
   if (argmax) argmax[result] = pooled.argmax;
 }
 
-// gx (or null) = gy s and gs = the sum over all pixels of x gy.
-__global__ void __launch_bounds__(kThreads)
-    scale_backward(Tiling t, const float* x, const float* s, const float* gy, double* partial, float* gx, float* gs) {
+// S copies of the channels, each with factors of its own. gy has S times the channels of x.
+template <int S>
+struct Factors {
+  const float* s[S];
+  float* gradients[S];  // each or null
+};
+
+// gx (or null) = the sum over copies of gy s, or is added to, and every copy's gs the sum over all pixels of x gy.
+template <int S>
+__global__ void __launch_bounds__(kThreads) scale_backward(Tiling t, Factors<S> factors, const float* x,
+                                                           const float* gy, double* partial, bool add, float* gx) {
   const Place place(t, 0);
-  const float factor = place.active ? s[place.channel] : 0.0f;
+  float factor[S];
+  for (int s = 0; s < S; ++s) factor[s] = place.active ? factors.s[s][place.channel] : 0.0f;
   const std::int64_t step = t.rows * t.channels;
   std::int64_t at = place.begin * t.channels + place.channel;
-  double total[1] = {0};
-  for (int left = pixels_of(t, place); left > 0; left -= kPiece, at += kPiece * step) {
-    float values[kPiece], gradients[kPiece], sum = 0;
+  const float* g = gy + place.begin * S * t.channels + place.channel;
+  double totals[S] = {};
+  for (int left = pixels_of(t, place); left > 0; left -= kPiece, at += kPiece * step, g += kPiece * S * step) {
+    float values[kPiece], gradients[S][kPiece], sums[S] = {};
     for (int k = 0; k < kPiece; ++k) {
       values[k] = k < left ? x[at + k * step] : 0.0f;
-      gradients[k] = k < left ? gy[at + k * step] : 0.0f;
+      for (int s = 0; s < S; ++s) gradients[s][k] = k < left ? g[k * S * step + s * t.channels] : 0.0f;
     }
     for (int k = 0; k < kPiece; ++k) {
-      sum += values[k] * gradients[k];
-      if (gx && k < left) gx[at + k * step] = gradients[k] * factor;
+      float scaled = 0;
+      for (int s = 0; s < S; ++s) {
+        sums[s] += values[k] * gradients[s][k];
+        scaled = s == 0 ? gradients[s][k] * factor[s] : scaled + gradients[s][k] * factor[s];
+      }
+      if (!gx || k >= left) continue;
+      float& result = gx[at + k * step];
+      result = add ? result + scaled : scaled;
     }
-    total[0] += sum;
+    for (int s = 0; s < S; ++s) totals[s] += sums[s];
   }
-  if (!sum_pixels<1, 1>(t, place, total, partial, tickets)) return;
-  if (place.active && place.row == 0) gs[place.channel] = static_cast<float>(total[0]);
+  if (!sum_pixels<1, S>(t, place, totals, partial, tickets)) return;
+  if (!place.active || place.row != 0) return;
+  for (int s = 0; s < S; ++s)
+    if (factors.gradients[s]) factors.gradients[s][place.channel] = static_cast<float>(totals[s]);
 }
 
 // y = sum of x over channels. `lanes` neighbouring threads, a power of two, share a pixel.
@@ -153,11 +171,12 @@ __global__ void __launch_bounds__(kThreads)
 // ------------------------------------------------------------------------------------------------
 
 // f(sample, pixel, channel, position in the image) for the first of each t.lanes neighbouring channels. A thread stays
-// with its channels.
+// with its channels: f.load(sample, channel), where it has one, fetches what belongs to them.
 template <class F>
 __global__ void __launch_bounds__(kThreads) for_elements(Tiling t, F f) {
   const Place place(t, 0);
   if (!place.active) return;
+  if constexpr (requires { f.load(place.sample, place.channel); }) f.load(place.sample, place.channel);
   std::int64_t at = (place.sample * t.pixels + place.begin) * t.channels + place.channel;
   for (std::int64_t pixel = place.begin; pixel < place.end; pixel += t.rows, at += t.rows * t.channels)
     f(place.sample, pixel, place.channel, at);
@@ -165,45 +184,87 @@ __global__ void __launch_bounds__(kThreads) for_elements(Tiling t, F f) {
 
 template <class F>
 void run_elements(const char* what, int lanes, std::int64_t samples, std::int64_t pixels, std::int64_t channels, F f) {
-  constexpr std::int64_t kPixelsPerThread = 4;
+  constexpr std::int64_t kPixelsPerThread = 8;
   if (samples * pixels * channels == 0) return;
   const Tiling tiling(lanes, channels, pixels, kPixelsPerThread);
   launch(what, for_elements<F>, tiling.blocks(samples), kThreads, 0, tiling, f);
 }
 
 template <int V>
-struct MeanBackward {
-  const float* gmean;
+struct PoolBackward {
+  const float *gmean, *gmax;  // each or null
+  const std::int32_t* argmax;
   float factor;
   std::int64_t channels;
+  bool add;
   float* gx;
-  __device__ void operator()(std::int64_t sample, std::int64_t, std::int64_t channel, std::int64_t at) const {
-    Lanes<V> g = load<V>(gmean + sample * channels + channel);
-    for (float& value : g.v) value *= factor;
+  Lanes<V> share = {}, peak = {};
+  std::int32_t where[V] = {};
+
+  __device__ void load(std::int64_t sample, std::int64_t channel) {
+    const std::int64_t at = sample * channels + channel;
+    if (gmean) share = gpu::load<V>(gmean + at);
+    for (float& value : share.v) value *= factor;
+    if (!gmax) return;
+    peak = gpu::load<V>(gmax + at);
+    for (int k = 0; k < V; ++k) where[k] = argmax[at + k];
+  }
+  __device__ void operator()(std::int64_t, std::int64_t pixel, std::int64_t, std::int64_t at) const {
+    Lanes<V> g = share;
+    if (add) g = gpu::load<V>(gx + at);
+    for (int k = 0; k < V; ++k) {
+      if (add) g.v[k] += share.v[k];
+      if (gmax && where[k] == pixel) g.v[k] += peak.v[k];
+    }
     store<V>(gx + at, g);
   }
 };
 
-struct MaxBackward {
-  const float* gmax;
-  const std::int32_t* argmax;
+template <int V, int S>
+struct ScaleChannels {
+  const float* x;
+  const float* s[S];
   std::int64_t channels;
-  float* gx;
-  __device__ void operator()(std::int64_t sample, std::int64_t pixel, std::int64_t channel, std::int64_t at) const {
-    const std::int64_t pooled = sample * channels + channel;
-    gx[at] = argmax[pooled] == pixel ? gmax[pooled] : 0.0f;
+  float* y;
+  Lanes<V> factors[S] = {};
+
+  __device__ void load(std::int64_t, std::int64_t channel) {
+    for (int k = 0; k < S; ++k) factors[k] = gpu::load<V>(s[k] + channel);
+  }
+  __device__ void operator()(std::int64_t, std::int64_t pixel, std::int64_t channel, std::int64_t at) const {
+    const Lanes<V> values = gpu::load<V>(x + at);
+    for (int k = 0; k < S; ++k) {
+      Lanes<V> scaled;
+      for (int i = 0; i < V; ++i) scaled.v[i] = values.v[i] * factors[k].v[i];
+      store<V>(y + (pixel * S + k) * channels + channel, scaled);
+    }
   }
 };
 
-template <int V>
-struct ScaleChannels {
-  const float *x, *s;
-  float* y;
-  __device__ void operator()(std::int64_t, std::int64_t, std::int64_t channel, std::int64_t at) const {
-    Lanes<V> values = load<V>(x + at);
-    const Lanes<V> factors = load<V>(s + channel);
-    for (int k = 0; k < V; ++k) values.v[k] *= factors.v[k];
-    store<V>(y + at, values);
+// The gradient of the image alone.
+template <int V, int S>
+struct ScaleBackward {
+  const float* gy;
+  const float* s[S];
+  std::int64_t channels;
+  bool add;
+  float* gx;
+  Lanes<V> factors[S] = {};
+
+  __device__ void load(std::int64_t, std::int64_t channel) {
+    for (int k = 0; k < S; ++k) factors[k] = gpu::load<V>(s[k] + channel);
+  }
+  __device__ void operator()(std::int64_t, std::int64_t pixel, std::int64_t channel, std::int64_t at) const {
+    Lanes<V> sum = {};
+    for (int k = 0; k < S; ++k) {
+      const Lanes<V> g = gpu::load<V>(gy + (pixel * S + k) * channels + channel);
+      for (int i = 0; i < V; ++i) sum.v[i] = k == 0 ? g.v[i] * factors[k].v[i] : sum.v[i] + g.v[i] * factors[k].v[i];
+    }
+    if (add) {
+      const Lanes<V> before = gpu::load<V>(gx + at);
+      for (int i = 0; i < V; ++i) sum.v[i] += before.v[i];
+    }
+    store<V>(gx + at, sum);
   }
 };
 
@@ -260,16 +321,14 @@ void CudaBackend::global_pool_forward(const ImageDims& dims, const float* x, flo
          max, argmax);
 }
 
-void CudaBackend::global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) {
+void CudaBackend::global_pool_backward(const ImageDims& dims, const float* gmean, const float* gmax,
+                                       const std::int32_t* argmax, bool add, float* gx) {
   const float factor = 1.0f / static_cast<float>(dims.pixels());
-  with_vectors(dims.c % 4 == 0 && fit_vectors(gmean, gx), [&]<class Vector>() {
+  with_vectors(dims.c % 4 == 0 && fit_vectors(gmean, gmax, gx), [&]<class Vector>() {
     constexpr int V = kWidth<Vector>;
-    run_elements("global_mean backward", V, dims.n, dims.pixels(), dims.c, MeanBackward<V>{gmean, factor, dims.c, gx});
+    run_elements("global_pool backward", V, dims.n, dims.pixels(), dims.c,
+                 PoolBackward<V>{gmean, gmax, argmax, factor, dims.c, add, gx});
   });
-}
-
-void CudaBackend::global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax, float* gx) {
-  run_elements("global_max backward", 1, dims.n, dims.pixels(), dims.c, MaxBackward{gmax, argmax, dims.c, gx});
 }
 
 // What follows treats all samples alike, so that their pixels count as those of one.
@@ -292,23 +351,42 @@ void CudaBackend::concat_backward(const ImageDims& a_dims, const ImageDims& b_di
   });
 }
 
-void CudaBackend::scale_channels_forward(const ImageDims& dims, const float* x, const float* s, float* y) {
-  with_vectors(dims.c % 4 == 0 && fit_vectors(x, s, y), [&]<class Vector>() {
+void CudaBackend::scale_channels_forward(const ImageDims& dims, const float* x, const float* s, const float* second,
+                                         float* y) {
+  with_vectors(dims.c % 4 == 0 && fit_vectors(x, s, second, y), [&]<class Vector>() {
     constexpr int V = kWidth<Vector>;
-    run_elements("scale_channels", V, 1, dims.n * dims.pixels(), dims.c, ScaleChannels<V>{x, s, y});
+    const auto run = [&](auto scale) { run_elements("scale_channels", V, 1, dims.n * dims.pixels(), dims.c, scale); };
+    if (second)
+      run(ScaleChannels<V, 2>{x, {s, second}, dims.c, y});
+    else
+      run(ScaleChannels<V, 1>{x, {s}, dims.c, y});
   });
 }
 
-void CudaBackend::scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* gy,
-                                          float* gx, float* gs) {
+void CudaBackend::scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* second,
+                                          const float* gy, bool add, float* gx, float* gs, float* gsecond) {
   if (dims.size() == 0) return;
-  if (!gs) {
-    if (gx) scale_channels_forward(dims, gy, s, gx);
-    return;
+  if (gs || gsecond) {
+    const Tiling tiling = tiling_of_sums(1, dims.c, dims.n * dims.pixels());
+    auto* partial = partials<double>(tiling, second ? 2 : 1);
+    if (second)
+      launch("scale_channels backward", scale_backward<2>, tiling.blocks(1), kThreads, 0, tiling,
+             Factors<2>{{s, second}, {gs, gsecond}}, x, gy, partial, add, gx);
+    else
+      launch("scale_channels backward", scale_backward<1>, tiling.blocks(1), kThreads, 0, tiling, Factors<1>{{s}, {gs}},
+             x, gy, partial, add, gx);
+  } else if (gx) {
+    with_vectors(dims.c % 4 == 0 && fit_vectors(gy, s, second, gx), [&]<class Vector>() {
+      constexpr int V = kWidth<Vector>;
+      const auto run = [&](auto scale) {
+        run_elements("scale_channels backward", V, 1, dims.n * dims.pixels(), dims.c, scale);
+      };
+      if (second)
+        run(ScaleBackward<V, 2>{gy, {s, second}, dims.c, add, gx});
+      else
+        run(ScaleBackward<V, 1>{gy, {s}, dims.c, add, gx});
+    });
   }
-  const Tiling tiling = tiling_of_sums(1, dims.c, dims.n * dims.pixels());
-  launch("scale_channels backward", scale_backward, tiling.blocks(1), kThreads, 0, tiling, x, s, gy,
-         partials<double>(tiling, 1), gx, gs);
 }
 
 void CudaBackend::sum_channels_forward(const ImageDims& dims, const float* x, float* y) {

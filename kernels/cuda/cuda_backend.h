@@ -51,11 +51,11 @@ class CudaBackend final : public Backend {
   void conv_backward_data(const ConvDims&, const float* gy, const float* w, float* gx) override;
   void conv_backward_weights(const ConvDims&, const float* x, const float* gy, float* gw, float* gbias) override;
   void linear_forward(const LinearDims&, const float* x, const float* w, const float* bias, float* y) override;
-  void linear_backward_data(const LinearDims&, const float* gy, const float* w, float* gx) override;
-  void linear_backward_weights(const LinearDims&, const float* x, const float* gy, float* gw, float* gbias) override;
+  void linear_backward(const LinearDims&, const float* x, const float* w, const float* y, const float* gy,
+                       bool add_to_gx, float* gx, float* gw, float* gbias) override;
 
   void reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) override;
-  void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) override;
+  void reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, bool add, float* gx) override;
   void upsample_nearest_forward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* x,
                                 float* y) override;
   void upsample_nearest_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* gy,
@@ -70,33 +70,33 @@ class CudaBackend final : public Backend {
   void activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,
                            float* gx) override;
   void fill(std::int64_t size, float value, float* y) override;
-  void add(std::int64_t size, const float* a, const float* b, float* y) override;
+  void add(std::span<const Sum> sums) override;
   void multiply(std::int64_t size, const float* a, const float* b, float* y) override;
   void scale(std::int64_t size, float factor, const float* x, float* y) override;
   void scale_by(std::int64_t size, const float* s, const float* x, float* y) override;
 
   void global_pool_forward(const ImageDims& dims, const float* x, float* mean, float* max,
                            std::int32_t* argmax) override;
-  void global_mean_backward(const ImageDims& dims, const float* gmean, float* gx) override;
-  void global_max_backward(const ImageDims& dims, const float* gmax, const std::int32_t* argmax, float* gx) override;
+  void global_pool_backward(const ImageDims& dims, const float* gmean, const float* gmax, const std::int32_t* argmax,
+                            bool add, float* gx) override;
   void concat_forward(const ImageDims& a_dims, const ImageDims& b_dims, const float* a, const float* b,
                       float* y) override;
   void concat_backward(const ImageDims& a_dims, const ImageDims& b_dims, const float* gy, float* ga,
                        float* gb) override;
-  void scale_channels_forward(const ImageDims& dims, const float* x, const float* s, float* y) override;
-  void scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* gy, float* gx,
-                               float* gs) override;
+  void scale_channels_forward(const ImageDims& dims, const float* x, const float* s, const float* second,
+                              float* y) override;
+  void scale_channels_backward(const ImageDims& dims, const float* x, const float* s, const float* second,
+                               const float* gy, bool add, float* gx, float* gs, float* gsecond) override;
   void sum_channels_forward(const ImageDims& dims, const float* x, float* y) override;
   void sum_channels_backward(const ImageDims& dims, const float* gy, float* gx) override;
 
-  void mean_forward(std::int64_t size, const float* x, float* y) override;
-  void mean_backward(std::int64_t size, const float* gy, float* gx) override;
-  void mse_forward(std::int64_t size, const float* x, float target, float* loss) override;
-  void mse_backward(std::int64_t size, const float* x, float target, const float* gy, float* gx) override;
-  void l1_forward(std::int64_t size, const float* x, const float* target, float* loss) override;
-  void l1_backward(std::int64_t size, const float* x, const float* target, const float* gy, float* gx) override;
-  void bce_forward(std::int64_t size, const float* logits, float target, float* loss) override;
-  void bce_backward(std::int64_t size, const float* logits, float target, const float* gy, float* gx) override;
+  void losses(std::span<const LossTerm> terms) override;
+
+  void cam_logits_forward(std::int64_t n, std::int64_t c, std::span<const std::int64_t> groups,
+                          std::span<const CamPart> parts, const float* pooled, float* logits) override;
+  void cam_logits_backward(std::int64_t n, std::int64_t c, std::span<const std::int64_t> groups,
+                           std::span<const CamPart> parts, const float* pooled, const float* logits,
+                           const float* glogits, float* gpooled) override;
 
   void spectral_norm_forward(bool iterate, std::span<const SpectralMatrix> matrices) override;
   void spectral_norm_backward(std::int64_t rows, std::int64_t cols, const float* w, const float* u, const float* v,

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) upsample(Upsampling u, const V* x, V
 // gx; a block writes a piece of a row, then of the next. Of each of the scale x scale positions the mirrors are added
 // up first, so that the sums are those of padding and upsampling apart.
 template <class V>
-__global__ void __launch_bounds__(kThreads) upsample_backward(Upsampling u, const V* gy, V* gx) {
+__global__ void __launch_bounds__(kThreads) upsample_backward(Upsampling u, const V* gy, bool add, V* gx) {
   const int tall = u.h * u.scale, wide = u.w * u.scale, length = u.w * u.c;
   for (std::int64_t row = blockIdx.x; row < u.n * u.h; row += gridDim.x) {
     const int y = static_cast<int>(row % u.h) * u.scale;
@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(kThreads) upsample_backward(Upsampling u, cons
           }
           sum = sum + folded;
         }
-      gx[row * length + i] = sum;
+      V& result = gx[row * length + i];
+      result = add ? result + sum : sum;
     }
   }
 }
@@ -82,6 +83,17 @@ Upsampling upsampling_of(const ImageDims& in, std::int64_t channels, std::int64_
           static_cast<int>(channels),
           static_cast<int>(scale),
           static_cast<int>(pad)};
+}
+
+void run_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* gy, bool add, float* gx) {
+  if (in.size() == 0) return;
+  const auto run = [&]<class V>() {
+    const std::int64_t channels = in.c / kWidth<V>;
+    const Upsampling u = upsampling_of(in, channels, scale, pad);
+    launch("upsample backward", upsample_backward<V>, grid_of_rows(u.n * u.h, u.w * channels), kThreads, 0, u,
+           reinterpret_cast<const V*>(gy), add, reinterpret_cast<V*>(gx));
+  };
+  with_vectors(in.c % 4 == 0 && fit_vectors(gy, gx), run);
 }
 
 }  // namespace
@@ -98,24 +110,17 @@ void CudaBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t sca
   with_vectors(in.c % 4 == 0 && fit_vectors(x, y), run);
 }
 
-void CudaBackend::upsample_nearest_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* gy,
-                                            float* gx) {
-  if (in.size() == 0) return;
-  const auto run = [&]<class V>() {
-    const std::int64_t channels = in.c / kWidth<V>;
-    const Upsampling u = upsampling_of(in, channels, scale, pad);
-    launch("upsample backward", upsample_backward<V>, grid_of_rows(u.n * u.h, u.w * channels), kThreads, 0, u,
-           reinterpret_cast<const V*>(gy), reinterpret_cast<V*>(gx));
-  };
-  with_vectors(in.c % 4 == 0 && fit_vectors(gy, gx), run);
-}
-
 void CudaBackend::reflection_pad_forward(const ImageDims& in, std::int64_t pad, const float* x, float* y) {
   upsample_nearest_forward(in, 1, pad, x, y);
 }
 
-void CudaBackend::reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, float* gx) {
-  upsample_nearest_backward(in, 1, pad, gy, gx);
+void CudaBackend::upsample_nearest_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, const float* gy,
+                                            float* gx) {
+  run_backward(in, scale, pad, gy, false, gx);
+}
+
+void CudaBackend::reflection_pad_backward(const ImageDims& in, std::int64_t pad, const float* gy, bool add, float* gx) {
+  run_backward(in, 1, pad, gy, add, gx);
 }
 
 }  // namespace minidl

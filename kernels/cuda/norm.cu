@@ -199,6 +199,12 @@ struct GradientMap {
 
 struct StyleGradients {
   float *rho, *gamma, *beta;  // each or null
+  bool add_to_gamma, add_to_beta;
+
+  __device__ void put_style(std::int64_t at, double ggamma, double gbeta) const {
+    if (gamma) gamma[at] = static_cast<float>(ggamma) + (add_to_gamma ? gamma[at] : 0.0f);
+    if (beta) beta[at] = static_cast<float>(gbeta) + (add_to_beta ? beta[at] : 0.0f);
+  }
 };
 
 // The gradient map of one sample and, if every sample has its own style, the style's gradients. One block. sums:
@@ -236,8 +242,7 @@ __device__ void finish_sample(const Problem& p, const GradientMap& map, const St
     map.slope[i] = static_cast<float>(-a * r * by_instance / (pixels - 1) + layer_slope);
     map.offset[i] = static_cast<float>(-a * s1[c] / pixels - lr * layer1 / all + layer_slope * distance);
     if (!p.per_sample_style) continue;
-    if (gradients.gamma) gradients.gamma[i] = static_cast<float>(rho * by_instance + (1 - rho) * by_layer);
-    if (gradients.beta) gradients.beta[i] = static_cast<float>(s1[c]);
+    gradients.put_style(i, rho * by_instance + (1 - rho) * by_layer, s1[c]);
   }
 }
 
@@ -259,8 +264,7 @@ __device__ void finish_shared(const Problem& p, const StyleGradients& gradients,
     }
     if (gradients.rho) gradients.rho[c] = static_cast<float>(grho);
     if (p.per_sample_style) continue;
-    if (gradients.gamma) gradients.gamma[c] = static_cast<float>(ggamma);
-    if (gradients.beta) gradients.beta[c] = static_cast<float>(gbeta);
+    gradients.put_style(c, ggamma, gbeta);
   }
 }
 
@@ -389,7 +393,8 @@ void CudaBackend::norm_backward(const NormSpec& spec, const float* x, const floa
     const GradientMap map{floats, floats + p.channels(), floats + 2 * p.channels()};
     for_ticketed_samples(sums, p.samples, [&](std::int64_t first, std::int64_t count) {
       launch("the sums of a norm's gradient", gradient_sums_kernel<V>, sums.blocks(count), kThreads, 0, p, sums, first,
-             x, gy, memory, memory + partials, map, StyleGradients{grho, ggamma, gbeta});
+             x, gy, memory, memory + partials, map,
+             StyleGradients{grho, ggamma, gbeta, spec.add_to_gamma, spec.add_to_beta});
     });
     if (!gx) return;
     const Tiling all(V, spec.dims.c, p.frame.pixels(), kMapped);

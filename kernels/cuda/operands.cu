@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/gpu.h"
+#include "kernels/cuda/loops.h"
 
 namespace minidl::gpu {
 namespace {
@@ -62,11 +62,14 @@ constexpr int kRowLanes = kThreads / kWarp;
 constexpr std::int64_t kPiece = 16;        // rows that a thread adds in float before it goes on in double
 constexpr std::int64_t kMostSlices = 128;  // of the rows
 
-// A block sums 32 columns, a lane of each warp one, over a slice of the rows, of which each warp takes every eighth.
-// partial (slices, cols).
-__global__ void sum_slices(std::int64_t rows, std::int64_t cols, const float* x, double* partial) {
+constexpr int kTickets = 1 << 14;
+__device__ unsigned tickets[kTickets];  // of 32 columns each
+
+// A block sums 32 columns, a lane of each warp one, over a slice of the rows, of which each warp takes every eighth;
+// the last of a column adds the slices up. partial (slices, cols).
+__global__ void sum_slices(std::int64_t rows, std::int64_t cols, const float* x, double* partial, float* result) {
   __shared__ double sums[kRowLanes][kWarp];
-  const int lane = static_cast<int>(threadIdx.x), warp = static_cast<int>(threadIdx.y);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const std::int64_t col = static_cast<std::int64_t>(blockIdx.x) * kWarp + lane;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.y) * kRowLanes;
   double sum = 0;
@@ -78,18 +81,21 @@ __global__ void sum_slices(std::int64_t rows, std::int64_t cols, const float* x,
     }
   sums[warp][lane] = sum;
   __syncthreads();
-  if (warp != 0 || col >= cols) return;
-  for (int other = 1; other < kRowLanes; ++other) sum += sums[other][lane];
-  partial[blockIdx.y * cols + col] = sum;
+  const bool leads = warp == 0 && col < cols;
+  if (leads)
+    for (int other = 1; other < kRowLanes; ++other) sum += sums[other][lane];
+  if (gridDim.y > 1) {
+    if (leads) partial[blockIdx.y * cols + col] = sum;
+    if (!is_last_block(tickets + blockIdx.x, gridDim.y)) return;
+    sum = 0;
+    if (leads)
+      for (std::int64_t slice = 0; slice < gridDim.y; ++slice) sum += partial[slice * cols + col];
+  }
+  if (leads) result[col] = static_cast<float>(sum);
 }
 
-// A thread per column.
-__global__ void sum_partials(std::int64_t slices, std::int64_t cols, const double* partial, float* sums) {
-  for (std::int64_t col = first_index(); col < cols; col += index_stride()) {
-    double sum = 0;
-    for (std::int64_t slice = 0; slice < slices; ++slice) sum += partial[slice * cols + col];
-    sums[col] = static_cast<float>(sum);
-  }
+std::int64_t slices_of(std::int64_t rows) {
+  return std::clamp<std::int64_t>(rows / (kRowLanes * kPiece), 1, kMostSlices);
 }
 
 bool aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % sizeof(float4) == 0; }
@@ -118,12 +124,16 @@ void add_bias(std::int64_t rows, std::int64_t cols, const float* bias, float* y)
   launch("add_bias", add_bias_kernel, blocks_for(quads > 0 ? quads : size), kThreads, 0, size, quads, cols, bias, y);
 }
 
+std::size_t workspace_of_sum_rows(std::int64_t rows, std::int64_t cols) {
+  return static_cast<std::size_t>(slices_of(rows) * cols) * sizeof(double);
+}
+
 void sum_rows(std::int64_t rows, std::int64_t cols, const float* x, float* sums) {
-  const std::int64_t slices = std::clamp<std::int64_t>(rows / (kRowLanes * kPiece), 1, kMostSlices);
-  auto* partial = static_cast<double*>(workspace(static_cast<std::size_t>(slices * cols) * sizeof(double)));
+  const std::int64_t slices = slices_of(rows);
+  auto* partial = static_cast<double*>(workspace(workspace_of_sum_rows(rows, cols)));
   const dim3 grid(static_cast<unsigned>(ceil_div(cols, kWarp)), static_cast<unsigned>(slices));
-  launch("sum_rows", sum_slices, grid, dim3(kWarp, kRowLanes), 0, rows, cols, x, partial);
-  launch("sum_rows", sum_partials, blocks_for(cols), kThreads, 0, slices, cols, partial, sums);
+  check(grid.x <= kTickets, "cuda: sums of ", cols, " columns; at most ", kTickets * kWarp, " are possible");
+  launch("sum_rows", sum_slices, grid, kThreads, 0, rows, cols, x, partial, sums);
 }
 
 }  // namespace minidl::gpu

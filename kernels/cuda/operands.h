@@ -2,6 +2,7 @@
 // A matrix (rows, cols) is row-major; an image is one of n h w rows and c columns.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace minidl::gpu {
@@ -16,7 +17,8 @@ void round_to_bf16(std::int64_t a_size, const float* a, Bf16* rounded_a, std::in
 void widen_from_bf16(std::int64_t rows, std::int64_t cols, const Bf16* x, const float* bias, float* y);
 // y += bias of the column, in place.
 void add_bias(std::int64_t rows, std::int64_t cols, const float* bias, float* y);
-// sums (cols) = sum of x over its rows. Uses the workspace.
+// sums (cols) = sum of x over its rows. Uses so many bytes of the workspace.
+std::size_t workspace_of_sum_rows(std::int64_t rows, std::int64_t cols);
 void sum_rows(std::int64_t rows, std::int64_t cols, const float* x, float* sums);
 
 }  // namespace minidl::gpu

@@ -1,5 +1,8 @@
 // Elementwise functions over flat buffers; see map() for the division of the work. None launches anything for size 0.
+#include <algorithm>
+
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/lanes.h"
 #include "kernels/cuda/loops.h"
 
 namespace minidl {
@@ -41,9 +44,6 @@ struct Constant {
   float value;
   __device__ float operator()() const { return value; }
 };
-struct Add {
-  __device__ float operator()(float a, float b) const { return a + b; }
-};
 struct Multiply {
   __device__ float operator()(float a, float b) const { return a * b; }
 };
@@ -57,6 +57,47 @@ struct ScaleBy {
   __device__ void load() { factor = s[0]; }
   __device__ float operator()(float x) const { return factor * x; }
 };
+
+// --- sums: a block takes a chunk of one -----------------------------------------------------------------------------
+
+constexpr int kChunk = 4096;  // floats of a block
+
+struct SumTable {
+  static constexpr int kMostSums = 128, kMostTerms = 512;  // of a launch
+
+  struct Entry {
+    std::int64_t size;
+    float* y;
+    int first_term, terms;
+  };
+  int count = 0;
+  int first_chunk[kMostSums];
+  Entry sums[kMostSums];
+  const float* terms[kMostTerms];
+};
+
+template <int V>
+__device__ void add_terms(const float* const* terms, int count, float* y, std::int64_t at) {
+  Lanes<V> total = load<V>(terms[0] + at);
+  for (int t = 1; t < count; ++t) {
+    const Lanes<V> term = load<V>(terms[t] + at);
+    for (int i = 0; i < V; ++i) total.v[i] += term.v[i];
+  }
+  store<V>(y + at, total);
+}
+
+__global__ void __launch_bounds__(kThreads) sum_kernel(const __grid_constant__ SumTable table) {
+  const int block = static_cast<int>(blockIdx.x), index = piece_of(table.first_chunk, table.count, block);
+  const SumTable::Entry sum = table.sums[index];
+  const float* const* terms = table.terms + sum.first_term;
+  const std::int64_t begin = std::int64_t{block - table.first_chunk[index]} * kChunk;
+  const std::int64_t end = min(sum.size, begin + kChunk);
+  bool four = fit_vectors(sum.y);
+  for (int t = 0; t < sum.terms; ++t) four = four && fit_vectors(terms[t]);
+  const std::int64_t rest = four ? end - (end - begin) % 4 : begin;
+  for (std::int64_t i = begin + 4 * threadIdx.x; i < rest; i += 4 * kThreads) add_terms<4>(terms, sum.terms, sum.y, i);
+  for (std::int64_t i = rest + threadIdx.x; i < end; i += kThreads) add_terms<1>(terms, sum.terms, sum.y, i);
+}
 
 }  // namespace
 
@@ -89,7 +130,28 @@ void CudaBackend::activation_backward(Activation f, float slope, std::int64_t si
 
 void CudaBackend::fill(std::int64_t size, float value, float* y) { map("fill", size, Constant{value}, y); }
 
-void CudaBackend::add(std::int64_t size, const float* a, const float* b, float* y) { map("add", size, Add{}, y, a, b); }
+void CudaBackend::add(std::span<const Sum> sums) {
+  SumTable table;
+  std::int64_t chunks = 0;
+  int terms = 0;
+  const auto run = [&] {
+    if (chunks > 0) launch("sums", sum_kernel, static_cast<unsigned>(chunks), kThreads, 0, table);
+    table.count = terms = 0;
+    chunks = 0;
+  };
+  for (const Sum& sum : sums) {
+    const auto count = static_cast<int>(sum.terms.size());
+    check(count <= SumTable::kMostTerms, "cuda: a sum of ", count, " terms; at most ", SumTable::kMostTerms,
+          " are possible");
+    if (table.count == SumTable::kMostSums || terms + count > SumTable::kMostTerms) run();
+    std::copy(sum.terms.begin(), sum.terms.end(), table.terms + terms);
+    table.first_chunk[table.count] = static_cast<int>(chunks);
+    table.sums[table.count++] = {sum.size, sum.y, terms, count};
+    terms += count;
+    chunks += ceil_div(sum.size, kChunk);
+  }
+  run();
+}
 
 void CudaBackend::multiply(std::int64_t size, const float* a, const float* b, float* y) {
   map("multiply", size, Multiply{}, y, a, b);

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/channel_sums.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/groups.h"
 #include "kernels/cuda/lanes.h"
 #include "kernels/cuda/padding.h"
 
@@ -19,29 +20,17 @@ constexpr std::int64_t kMostSlabs = 128;
 
 __device__ Tickets tickets;
 
-// Group g holds the samples from begins[g] on, up to begins[g + 1].
-struct Groups {
-  static constexpr int kMost = 500;
-
-  int count;
-  int begins[kMost + 1];
-
-  explicit Groups(std::span<const std::int64_t> sizes) : count(static_cast<int>(sizes.size())) {
-    check(sizes.size() <= kMost, "cuda: a batch of ", sizes.size(), " groups; at most ", kMost, " are possible");
-    begins[0] = 0;
-    for (int g = 0; g < count; ++g) begins[g + 1] = begins[g] + static_cast<int>(sizes[static_cast<std::size_t>(g)]);
-  }
-
-  __device__ int of(std::int64_t sample) const { return piece_of(begins, count, static_cast<int>(sample)); }
-};
-
 struct Division {
   Frame frame;
   float slope;
-  const float *divisor, *bias;
+  const float *divisor, *bias;  // each or null
 
   Division(const DivisionSpec& spec, const float* divisor, const float* bias)
       : frame{spec.dims.c, spec.dims.h, spec.dims.w, spec.pad}, slope(spec.slope), divisor(divisor), bias(bias) {}
+
+  __device__ float inverse(const Groups& groups, std::int64_t sample) const {
+    return divisor ? 1.0f / divisor[groups.of(sample)] : 1.0f;
+  }
 
   template <int V>
   __device__ Lanes<V> bias_of(std::int64_t channel) const {
@@ -58,7 +47,7 @@ template <int V>
 __global__ void divide_kernel(Division d, Groups groups, Tiling t, const float* x, float* y) {
   const Place at(t, 0);
   if (!at.active) return;
-  const float inverse = 1.0f / d.divisor[groups.of(at.sample)];
+  const float inverse = d.inverse(groups, at.sample);
   const Lanes<V> bias = d.bias_of<V>(at.channel);
   const float* in = x + at.sample * d.frame.pixels() * t.channels + at.channel;
   float* out = y + at.sample * t.pixels * t.channels + at.channel;
@@ -112,7 +101,8 @@ __global__ void divide_gradient_kernel(Division d, Groups groups, Tiling t, std:
   const Place at(t, first_sample);
   double sums[2 * V] = {};
   if (at.active) {
-    const float inverse = 1.0f / d.divisor[groups.of(at.sample)], inverse_slope = 1.0f / d.slope;
+    const float inverse = d.inverse(groups, at.sample);
+    const float inverse_slope = d.slope > 0 ? 1.0f / d.slope : 0.0f;  // without a slope nobody asks for what was before
     const Lanes<V> bias = d.bias_of<V>(at.channel);
     const std::int64_t sample = at.sample * t.pixels * t.channels + at.channel;
     const std::int64_t padded_sample = at.sample * d.frame.padded_pixels() * t.channels + at.channel;

@@ -321,29 +321,37 @@ struct Products {
   OuterProduct products[kMostProducts];
 };
 
+// A block takes a strip of columns and kOuterRows rows, whose factors its threads share.
+constexpr int kOuterRows = 16;
+
 template <int V>
-__global__ void outer_products_kernel(Strips strips, const __grid_constant__ Products list, float* gw) {
-  const std::int64_t column = strips.column<V>(), top = strips.row();
+__global__ void __launch_bounds__(kThreads)
+    outer_products_kernel(Strips strips, const __grid_constant__ Products list, float* gw) {
+  __shared__ float factors[kMostProducts][kOuterRows];
+  const std::int64_t column = strips.column<V>(), top = std::int64_t{blockIdx.x / strips.count} * kOuterRows;
+  const int rows = static_cast<int>(min(std::int64_t{kOuterRows}, strips.rows - top));
+  for (int i = static_cast<int>(threadIdx.x); i < list.count * rows; i += kThreads) {
+    const OuterProduct product = list.products[i / rows];
+    factors[i / rows][i % rows] = product.factor[0] * product.u[top + i % rows];
+  }
+  __syncthreads();
   if (column >= strips.cols) return;
-  Lanes<V> values[kStripRows];
+  Lanes<V> values[kOuterRows];
 #pragma unroll
-  for (int r = 0; r < kStripRows; ++r)
-    if (top + r < strips.rows) values[r] = load<V>(gw + (top + r) * strips.cols + column);
+  for (int r = 0; r < kOuterRows; ++r)
+    if (r < rows) values[r] = load<V>(gw + (top + r) * strips.cols + column);
   for (int p = 0; p < list.count; ++p) {
-    const OuterProduct product = list.products[p];
-    const float factor = product.factor[0];
     Lanes<V> right;
-    for (int i = 0; i < V; ++i) right.v[i] = product.v[column + i];
+    for (int i = 0; i < V; ++i) right.v[i] = list.products[p].v[column + i];
 #pragma unroll
-    for (int r = 0; r < kStripRows; ++r) {
-      if (top + r >= strips.rows) continue;
-      const float row_factor = factor * product.u[top + r];
-      for (int i = 0; i < V; ++i) values[r].v[i] += row_factor * right.v[i];
+    for (int r = 0; r < kOuterRows; ++r) {
+      if (r >= rows) continue;
+      for (int i = 0; i < V; ++i) values[r].v[i] += factors[p][r] * right.v[i];
     }
   }
 #pragma unroll
-  for (int r = 0; r < kStripRows; ++r)
-    if (top + r < strips.rows) store<V>(gw + (top + r) * strips.cols + column, values[r]);
+  for (int r = 0; r < kOuterRows; ++r)
+    if (r < rows) store<V>(gw + (top + r) * strips.cols + column, values[r]);
 }
 
 }  // namespace
@@ -377,7 +385,8 @@ void CudaBackend::add_outer_products(std::int64_t rows, std::int64_t cols, std::
       Products list;
       list.count = static_cast<int>(part.size());
       std::copy(part.begin(), part.end(), list.products);
-      launch("outer products", outer_products_kernel<V>, strips.blocks(), kThreads, 0, strips, list, gw);
+      const unsigned blocks = strips.count * static_cast<unsigned>(ceil_div(rows, kOuterRows));
+      launch("outer products", outer_products_kernel<V>, blocks, kThreads, 0, strips, list, gw);
     }
   });
 }

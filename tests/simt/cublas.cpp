@@ -2,6 +2,7 @@
 // capture, and its results could differ from run to run.
 #include <cublas_v2.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -120,8 +121,10 @@ cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t transpos
   if (m < 1 || n < 1 || k < 1) return refuse(CUBLAS_STATUS_INVALID_VALUE, "cublasGemmEx of an empty matrix");
   if (a_type != CUDA_R_32F || b_type != CUDA_R_32F || c_type != CUDA_R_32F || algorithm != CUBLAS_GEMM_DEFAULT)
     return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "cublasGemmEx of these types");
-  if (!alpha || !beta || *static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0)
-    return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "cublasGemmEx by other factors than 1 and 0");
+  if (!alpha || !beta || *static_cast<const float*>(alpha) != 1 ||
+      (*static_cast<const float*>(beta) != 0 && *static_cast<const float*>(beta) != 1))
+    return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "cublasGemmEx by other factors than 1, and 0 or 1");
+  const bool add = *static_cast<const float*>(beta) == 1;
   Rounding rounding = Rounding::none;
   if (compute != CUBLAS_COMPUTE_32F) {
     if (device_properties().major < 8)
@@ -150,7 +153,16 @@ cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t transpos
         std::memset(context.workspace, 0xff, context.workspace_bytes);
         // Column-major matrices are their transposes in row-major order: c^T = op(b)^T op(a)^T.
         const Operand first(right, rounding), second(left, rounding);
-        multiply(tb, ta, n, m, k, first.data(), ldb, second.data(), lda, out, ldc);
+        std::vector<float> before;
+        if (add) before.assign(out, out + result.bytes() / sizeof(float));
+        if (skips_libraries())
+          for (std::int64_t col = 0; col < n; ++col) std::fill_n(out + col * ldc, m, 0.0f);
+        else
+          multiply(tb, ta, n, m, k, first.data(), ldb, second.data(), lda, out, ldc);
+        if (!add) return;
+        for (std::int64_t col = 0; col < n; ++col)
+          for (std::int64_t row = 0; row < m; ++row)
+            out[col * ldc + row] += before[static_cast<std::size_t>(col * ldc + row)];
       });
   return status == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
