@@ -131,7 +131,7 @@ void check_runtime(const std::string& python, const fs::path& model, Generator& 
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     INFO("input " << shapes[i]);
     check_close(outputs[i].image.to_host(), floats_of(folder / (arguments[3 + i] + ".image")));
-    check_close(outputs[i].heatmap.to_host(), floats_of(folder / (arguments[3 + i] + ".heatmap")));
+    check_close(outputs[i].heatmap().to_host(), floats_of(folder / (arguments[3 + i] + ".heatmap")));
   }
 }
 
@@ -194,7 +194,7 @@ TEST_CASE("onnx: every shape that can be inferred is that of the generator's out
   const NoGrad no_grad;
   const Generator::Output out = generator(test::random_tensor(c.source, DeviceType::cpu, 3));
   CHECK(shape_of(graph.output(0)) == text_of(out.image.shape()));
-  CHECK(shape_of(graph.output(1)) == text_of(out.heatmap.shape()));
+  CHECK(shape_of(graph.output(1)) == text_of(out.heatmap().shape()));
   for (const auto& value : graph.value_info()) {
     INFO(value.name());
     CHECK(value.type().tensor_type().has_shape());
