@@ -96,8 +96,8 @@ __device__ void evaluate(const LossTerm& t, F f, int block, int blocks, double* 
   if (threadIdx.x == 0) *t.value = static_cast<float>(total / static_cast<double>(t.size));
 }
 
-// partials: one for each block.
-__global__ void __launch_bounds__(kThreads) losses_kernel(const __grid_constant__ Terms list, double* partials) {
+// partials: one for each block. Left to itself the compiler chooses more blocks of a multiprocessor, and spills.
+__global__ void __launch_bounds__(kThreads, 3) losses_kernel(const __grid_constant__ Terms list, double* partials) {
   const int index = piece_of(list.first_block, list.count, static_cast<int>(blockIdx.x));
   const int begin = list.first_block[index], blocks = list.first_block[index + 1] - begin;
   const int block = static_cast<int>(blockIdx.x) - begin;

@@ -321,11 +321,12 @@ struct Products {
   OuterProduct products[kMostProducts];
 };
 
-// A block takes a strip of columns and kOuterRows rows, whose factors its threads share.
+// A block takes a strip of columns and kOuterRows rows, whose factors its threads share. The launch bounds keep the compiler
+// from spilling for more blocks of a multiprocessor.
 constexpr int kOuterRows = 16;
 
 template <int V>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, V == 1 ? 2 : 1)
     outer_products_kernel(Strips strips, const __grid_constant__ Products list, float* gw) {
   __shared__ float factors[kMostProducts][kOuterRows];
   const std::int64_t column = strips.column<V>(), top = std::int64_t{blockIdx.x / strips.count} * kOuterRows;
