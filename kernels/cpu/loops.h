@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "kernels/backend.h"
@@ -60,7 +59,11 @@ void map_floats(std::int64_t size, float* y, F f) {
   });
 }
 
-// Uninitialised memory that only grows, aligned to a cache line.
+// Uninitialised memory, aligned to a cache line; large blocks in huge pages where the system grants them.
+void* allocate_pages(std::size_t bytes);
+void free_pages(void* memory);
+
+// Memory of allocate_pages that only grows.
 template <class T>
 class GrowingBuffer {
  public:
@@ -72,17 +75,15 @@ class GrowingBuffer {
   T* at_least(std::int64_t count) {
     if (count > size_) {
       release();
-      data_ = static_cast<T*>(::operator new(static_cast<std::size_t>(count) * sizeof(T), kAlignment));
+      data_ = static_cast<T*>(allocate_pages(static_cast<std::size_t>(count) * sizeof(T)));
       size_ = count;
     }
     return data_;
   }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
-
   void release() {
-    ::operator delete(std::exchange(data_, nullptr), kAlignment);
+    free_pages(std::exchange(data_, nullptr));
     size_ = 0;
   }
 

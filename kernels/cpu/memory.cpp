@@ -63,7 +63,7 @@ void CpuBackend::set_precision(Precision precision) {
   precision_ = precision;
 }
 
-void* CpuBackend::allocate(std::size_t bytes) {
+void* cpu::allocate_pages(std::size_t bytes) {
   constexpr std::size_t kHugePage = 1u << 21;
   void* memory = allocate_or_trim(
       DeviceType::cpu, bytes,
@@ -78,13 +78,18 @@ void* CpuBackend::allocate(std::size_t bytes) {
                            mebibytes_text(static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * page));
       });
 #if defined(__linux__)
-  // Huge pages save most of the page faults of a program's first pass, where the system grants them on request only.
+  // Huge pages save most of the page faults of a program's first pass and most misses of the TLB, where the system
+  // grants them on request only.
   if (bytes >= kHugePage) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
   return memory;
 }
 
-void CpuBackend::deallocate(void* memory) { std::free(memory); }
+void cpu::free_pages(void* memory) { std::free(memory); }
+
+void* CpuBackend::allocate(std::size_t bytes) { return allocate_pages(bytes); }
+
+void CpuBackend::deallocate(void* memory) { free_pages(memory); }
 
 void CpuBackend::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
