@@ -114,6 +114,7 @@ TEST_CASE("bf16: what is rounded is a function of the shape", "[modes]") {
   for (const ConvPass pass : {ConvPass::forward, ConvPass::backward_data, ConvPass::backward_weights}) {
     CHECK(rule(pass, {image(64, 66), image(128, 32), 4, 2, 0}) == "bf16");
     CHECK(rule(pass, {image(64, 66), image(64, 64), 3, 1, 0}) == "winograd_int16");
+    CHECK(rule(pass, {image(64, 34), image(128, 31), 4, 1, 0}) == "winograd");
     CHECK(rule(pass, {image(64, 70), image(3, 64), 7, 1, 0}) == "narrow");
     CHECK(rule(pass, {image(512, 3), image(256, 3), 1, 1, 0}) == "direct");
   }

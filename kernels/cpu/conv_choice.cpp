@@ -44,21 +44,32 @@ std::optional<int> available_speed(const ConvUse& use, ConvAlgorithm algorithm) 
   return implementation_speed(use, algorithm);
 }
 
-// With fewer channels or pixels than this Winograd's transforms cost what it saves (docs/benchmarks.md).
-bool winograd_wins(const ConvDims& d) {
-  return winograd_serves(d, WinogradProducts::float32) && std::min(d.in.c, d.out.c) >= 32 && d.out.pixels() >= 256;
+// With fewer channels or pixels than this Winograd's transforms cost what it saves: those of the weight, four of which
+// a stride has for one, and which a gradient of the weight keeps in the cache (docs/benchmarks.md).
+bool winograd_wins(const ConvUse& use) {
+  const ConvDims& d = use.dims;
+  const std::int64_t channels = std::min(d.in.c, d.out.c), pixels = d.out.pixels();
+  if (!winograd_serves(d, WinogradProducts::float32)) return false;
+  if (d.stride == 2) {
+    // With AVX2 a gradient of the input needs more pixels to repay the transforms.
+    const bool few = use.pass == ConvPass::backward_data && d.in.block == 8 && d.in.n * pixels < 2048;
+    return use.precision != Precision::bf16 && channels >= 64 && pixels >= 1024 && !few;
+  }
+  if (use.pass == ConvPass::backward_weights && channels >= 256) return pixels >= 49;
+  return channels >= 32 && pixels >= 256;
 }
 
-// The weight gradient of many channels on a few pixels is a matrix product whose result, as large as the weight, comes
-// out in the owner's plain layout; the blocked kernels would have it reordered.
+// The weight gradient of a 1x1 convolution of many channels on a few pixels (larger kernels are Winograd's) is a matrix
+// product whose result, as large as the weight, comes out in the owner's plain layout; the blocked kernels would have
+// it reordered.
 bool products_win(const ConvUse& use) {
   return use.pass == ConvPass::backward_weights && use.dims.stride == 1 && use.dims.out.pixels() <= 64 &&
          std::min(use.dims.in.c, use.dims.out.c) >= 512;
 }
 
 // bfloat16 multiplies and adds twice as much as float32 in a time. Reordering included, that is more than direct
-// float32 algorithms have to offer but less than Winograd's and our narrow kernels (docs/benchmarks.md). On a handful
-// of pixels a 1x1 convolution takes less time than reordering its weights.
+// float32 algorithms have to offer, and Winograd's with a stride, but less than Winograd's without one and our narrow
+// kernels (docs/benchmarks.md). On a handful of pixels a 1x1 convolution takes less time than reordering its weights.
 bool bf16_wins(const ConvDims& d) { return d.kernel > 1 || d.out.pixels() >= 32; }
 
 }  // namespace
@@ -86,7 +97,7 @@ std::optional<ConvAlgorithm> algorithm_named(std::string_view name) {
 ConvAlgorithm ruled_algorithm(const ConvUse& use) {
   using enum ConvAlgorithm;
   if (narrow_serves(use)) return narrow;
-  if (winograd_wins(use.dims)) return available_speed(use, winograd_int16) ? winograd_int16 : winograd;
+  if (winograd_wins(use)) return available_speed(use, winograd_int16) ? winograd_int16 : winograd;
   if (bf16_wins(use.dims))
     for (const ConvAlgorithm rounding : {bf16, bf16_any})
       if (available_speed(use, rounding) == kVectorised) return rounding;

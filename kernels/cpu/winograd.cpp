@@ -4,35 +4,27 @@
 #include "kernels/cpu/prepared.h"
 #include "kernels/cpu/winograd_int16.h"
 #include "kernels/cpu/winograd_kernels.h"
+#include "kernels/cpu/winograd_tiles.h"
 
 namespace minidl::cpu {
 namespace {
 
-constexpr std::int64_t kPoints = kWinogradPoints, kIn = kWinogradInput, kOut = kWinogradOutput;
-constexpr std::int64_t kOverlap = kIn - kOut;  // pixels that neighbouring input windows share
+constexpr std::int64_t kPoints = kWinogradPoints;
 // Vectors of a panel, the columns of the transformed weight that are multiplied at a time.
 constexpr std::int64_t kPanel = 2;
 // Bytes of transformed tiles that stay in a core's second cache, beside the weights that stream through it.
 constexpr std::int64_t kCached = 512 << 10;
-// Tiles over which a gradient of the weight is summed at a time: all their points fit into the third cache.
-constexpr std::int64_t kPiece = 256;
+// Tiles over which a gradient of the weight is summed at a time: few enough for float sums, or for integers that share
+// a scale, and for the points of all their channels, tiles times channels, to fit into the third cache.
+constexpr std::int64_t kPieceTiles = 512, kInt16PieceTiles = 256, kPiece = 1 << 16;
 // Tiles whose points are rounded at a time.
 constexpr std::int64_t kRounded = 4;
 
 using enum WinogradProducts;
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 // Floats from one point to the next, when each has `floats`: whole cache lines, and an odd number of them, since lines
 // that are a power of two apart evict each other.
 std::int64_t point_step(std::int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
-
-const WinogradKernels* kernels_of(std::int64_t block) {
-#if defined(__x86_64__)
-  if (block == kWinogradAvx512.lanes) return &kWinogradAvx512;
-#endif
-  return block == kWinogradAvx2.lanes ? &kWinogradAvx2 : nullptr;
-}
 
 // Null where the processor has none.
 const WinogradInt16* int16_kernels() {
@@ -42,60 +34,20 @@ const WinogradInt16* int16_kernels() {
   return nullptr;
 }
 
-// The part [begin, end) of [0, count) that is the i-th of `parts` nearly equal ones.
-struct Part {
-  std::int64_t begin, end;
-
-  Part(std::int64_t count, std::int64_t i, std::int64_t parts)
-      : begin(count * i / parts), end(count * (i + 1) / parts) {}
-  std::int64_t size() const { return end - begin; }
-};
-
-// The tiles of a batch, counted row by row.
-struct Tiles {
-  ConvDims d;
-  std::int64_t rows, columns;
-
-  explicit Tiles(const ConvDims& dims) : d(dims), rows(divide_up(d.out.h, kOut)), columns(divide_up(d.out.w, kOut)) {}
-  std::int64_t per_sample() const { return rows * columns; }
-  std::int64_t count() const { return d.in.n * per_sample(); }
-
-  template <class Float>
-  WinogradWindow<Float> input_window(Float* x, std::int64_t tile) const {
-    return window(d.in, x, tile, kIn, d.padding);
-  }
-  template <class Float>
-  WinogradWindow<Float> output_window(Float* y, std::int64_t tile) const {
-    return window(d.out, y, tile, kOut, 0);
-  }
-
- private:
-  template <class Float>
-  WinogradWindow<Float> window(const ImageDims& image, Float* data, std::int64_t tile, std::int64_t size,
-                               std::int64_t padding) const {
-    const std::int64_t n = tile / per_sample();
-    const std::int64_t top = tile % per_sample() / columns * kOut - padding, first = tile % columns * kOut - padding;
-    const std::int64_t left = std::max<std::int64_t>(0, -first), right = std::min(size, image.w - first);
-    WinogradWindow<Float> result;
-    result.left = static_cast<int>(left);
-    result.right = static_cast<int>(right);
-    for (std::int64_t row = 0; row < size; ++row)
-      if (const std::int64_t y = top + row; y >= 0 && y < image.h && left < right)
-        result.rows[row] = {data + image.index(n, 0, y, first + left), image.pixels() * image.block, false};
-    return result;
-  }
-};
-
 // The transformed weight: a panel of the channels that products have as columns after the other; in a panel, points; at
-// a point, a row for each of the other channels. For products of integers an element is a pair of rows, and after the
+// a point, a row for each of the other channels. An input channel counts once for each phase: as `groups` of columns,
+// no panel having some of two, or as so many rows. For products of integers an element is a pair of rows, and after the
 // panels come the scales of columns: by panels and points too.
 struct Columns {
   WinogradProducts products;
-  std::int64_t lanes, columns, depth;  // blocks of `lanes` channels on either side
+  std::int64_t lanes, groups, columns, depth;  // the latter in blocks of `lanes` channels
 
   std::int64_t rows() const { return depth * lanes / (products == int16 ? 2 : 1); }
-  std::int64_t panels() const { return divide_up(columns, kPanel); }
-  std::int64_t vectors(std::int64_t panel) const { return std::min(kPanel, columns - panel * kPanel); }
+  std::int64_t group_panels() const { return divide_up(columns, kPanel); }
+  std::int64_t panels() const { return groups * group_panels(); }
+  std::int64_t group(std::int64_t panel) const { return panel / group_panels(); }
+  std::int64_t first_column(std::int64_t panel) const { return panel % group_panels() * kPanel; }
+  std::int64_t vectors(std::int64_t panel) const { return std::min(kPanel, columns - first_column(panel)); }
   std::int64_t step(std::int64_t panel) const { return point_step(rows() * vectors(panel) * lanes); }
   std::int64_t offset(std::int64_t panel, std::int64_t point) const {
     return kPoints * panel * step(0) + point * step(panel);
@@ -106,28 +58,44 @@ struct Columns {
   std::int64_t size() const { return products == int16 ? scales_offset(panels(), 0) : offset(panels() - 1, kPoints); }
 };
 
-// Transforms plain weights (out.c, in.c, 3, 3); columns are the output channels, or the input channels.
-void transform_weight(const ConvDims& d, bool output_columns, const float* w, const Columns& c, float* to) {
+Columns output_columns(const ConvDims& d, WinogradProducts products) {
+  return {products, d.in.block, 1, d.out.c / d.in.block, Phases(d).count() * d.in.c / d.in.block};
+}
+Columns input_columns(const ConvDims& d, WinogradProducts products) {
+  return {products, d.in.block, Phases(d).count(), d.in.c / d.in.block, d.out.c / d.in.block};
+}
+
+// Transforms plain weights (out.c, in.c, kernel, kernel); columns are the output channels, or the input channels.
+void transform_weight(const ConvDims& d, bool of_outputs, const float* w, const Columns& c, float* to) {
   struct Staged;
-  const WinogradKernels& kernels = *kernels_of(c.lanes);
-  const std::int64_t in_stride = 9, out_stride = d.in.c * 9;
-  const std::int64_t lane = output_columns ? out_stride : in_stride, channel = output_columns ? in_stride : out_stride;
-  const auto transform = [&](std::int64_t column, std::int64_t row, float* first, std::int64_t step,
-                             std::int64_t width) {
-    kernels.weights_to_points(w + column * c.lanes * lane + row * c.lanes * channel, lane, channel, c.lanes,
-                              first + row * c.lanes * width, step, width);
+  const WinogradKernels& kernels = *kernels_of(d);
+  const Phases phases(d);
+  const std::int64_t in_stride = d.kernel * d.kernel, out_stride = d.in.c * in_stride;
+  const std::int64_t lane = of_outputs ? out_stride : in_stride, channel = of_outputs ? in_stride : out_stride;
+  const std::int64_t others = (of_outputs ? d.in.c : d.out.c) / c.lanes;
+  const auto transform = [&](std::int64_t column, std::int64_t other, std::int64_t phase, float* first,
+                             std::int64_t step, std::int64_t row) {
+    kernels.weights_to_points(w + c.lanes * (column * lane + other * channel), phases[phase], lane, channel, c.lanes,
+                              first, step, row);
   };
   if (c.products == float32)
-    return parallel_for(c.columns * c.depth, kPoints * c.lanes * c.lanes, [&](std::int64_t i) {
-      const std::int64_t column = i / c.depth, panel = column / kPanel;
-      transform(column, i % c.depth, to + c.offset(panel, 0) + column % kPanel * c.lanes, c.step(panel),
-                c.vectors(panel) * c.lanes);
+    return parallel_for(c.columns * others, phases.count() * kPoints * c.lanes * c.lanes, [&](std::int64_t i) {
+      const std::int64_t column = i / others, other = i % others;
+      for (std::int64_t phase = 0; phase < phases.count(); ++phase) {
+        const std::int64_t row = of_outputs ? phase * others + other : other;
+        const std::int64_t panel = (of_outputs ? 0 : phase * c.group_panels()) + column / kPanel;
+        const std::int64_t width = c.vectors(panel) * c.lanes;
+        transform(column, other, phase, to + c.offset(panel, 0) + (row * width + column % kPanel) * c.lanes,
+                  c.step(panel), width);
+      }
     });
+  // Products of integers have a single phase.
   parallel_for(c.columns, kPoints * c.depth * c.lanes * c.lanes, [&](std::int64_t column) {
     const std::int64_t panel = column / kPanel, lanes = column % kPanel * c.lanes, rows = c.depth * c.lanes;
     const std::int64_t step = point_step(rows * c.lanes);
     float* staged = scratch<float, Staged>(kPoints * step);
-    for (std::int64_t row = 0; row < c.depth; ++row) transform(column, row, staged, step, c.lanes);
+    for (std::int64_t row = 0; row < c.depth; ++row)
+      transform(column, row, 0, staged + row * c.lanes * c.lanes, step, c.lanes);
     for (std::int64_t point = 0; point < kPoints; ++point)
       int16_kernels()->round_columns(staged + point * step, c.lanes, rows,
                                      reinterpret_cast<std::int32_t*>(to) + c.offset(panel, point) + lanes,
@@ -135,24 +103,20 @@ void transform_weight(const ConvDims& d, bool output_columns, const float* w, co
   });
 }
 
-Columns output_columns(const ConvDims& d, WinogradProducts products) {
-  return {products, d.in.block, d.out.c / d.in.block, d.in.c / d.in.block};
-}
-Columns input_columns(const ConvDims& d, WinogradProducts products) {
-  return {products, d.in.block, d.in.c / d.in.block, d.out.c / d.in.block};
-}
-
 // A weight's transform that is kept for inference.
 class TransformedWeight final : public PreparedWeights::Form {
  public:
   TransformedWeight(const ConvDims& d, const Columns& c, const float* w)
-      : products_(c.products), data_(allocate_floats(c.size())) {
+      : stride_(d.stride), products_(c.products), data_(allocate_floats(c.size())) {
     transform_weight(d, true, w, c, data_.get());
   }
-  WinogradProducts products() const { return products_; }
+  bool serves(const ConvDims& d, WinogradProducts products) const {
+    return stride_ == d.stride && products_ == products;
+  }
   const float* data() const { return data_.get(); }
 
  private:
+  std::int64_t stride_;
   WinogradProducts products_;
   OwnedFloats data_;
 };
@@ -165,23 +129,6 @@ struct Scales;
 struct Result;
 
 constexpr std::int64_t kMostTurns = 4;
-constexpr std::size_t kMostTiles = 64;
-
-// The windows of tiles one after the other.
-template <class Float>
-class Windows {
- public:
-  template <class F>
-  Windows(std::int64_t first, std::int64_t count, F window_of) : count_(static_cast<std::size_t>(count)) {
-    for (std::size_t i = 0; i < count_; ++i) windows_[i] = window_of(first + static_cast<std::int64_t>(i));
-  }
-  operator std::span<const WinogradWindow<Float>>() const { return {windows_, count_}; }
-
- private:
-  WinogradWindow<Float> windows_[kMostTiles];
-  std::size_t count_;
-};
-
 // The source of a group of tiles, rounded. Buffers are of the thread.
 struct RoundedSource {
   std::int64_t step, tiles;
@@ -210,9 +157,8 @@ struct RoundedSource {
 // Consecutive tiles from images to images: gather(first, tiles, points) transforms those of the source, and
 // scatter(first, tiles, points, panel) a panel's channels into the result. In groups whose points stay in the cache.
 template <class Gather, class Scatter>
-void multiply_tiles(const Columns& c, const float* weights, std::int64_t begin, std::int64_t count, Gather gather,
-                    Scatter scatter) {
-  const WinogradKernels& kernels = *kernels_of(c.lanes);
+void multiply_tiles(const WinogradKernels& kernels, const Columns& c, const float* weights, std::int64_t begin,
+                    std::int64_t count, Gather gather, Scatter scatter) {
   const std::int64_t tile_bytes = kPoints * c.rows() * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t turns = std::clamp<std::int64_t>(kCached / tile_bytes / kernels.product_tiles, 1, kMostTurns);
   const std::int64_t groups = divide_up(count, turns * kernels.product_tiles);
@@ -287,20 +233,28 @@ void sum_channels(const ImageDims& d, const float* gy, float* gbias) {
 }  // namespace
 
 bool winograd_serves(const ConvDims& d, WinogradProducts products) {
-  if (products == int16 && (d.in.block != kInt16Lanes || !int16_kernels())) return false;
-  return d.kernel == 3 && d.stride == 1 && d.padding <= 2 && d.in.block == d.out.block && kernels_of(d.in.block);
+  if (products == int16 && (d.kernel != 3 || d.stride != 1 || d.in.block != kInt16Lanes || !int16_kernels()))
+    return false;
+  const WinogradKernels* kernels = d.in.block == d.out.block ? kernels_of(d) : nullptr;
+  if (!kernels || d.padding > 2) return false;
+  // Input windows reach every pixel, also those at the end that the stride leaves over.
+  const auto reached = [&](std::int64_t in, std::int64_t out) {
+    return in + 2 * d.padding <= (out - 1 + kernels->taps) * d.stride;
+  };
+  return reached(d.in.h, d.out.h) && reached(d.in.w, d.out.w);
 }
 
 void winograd_forward(const ConvDims& d, const float* x, const float* w, const float* bias, float* y,
                       PreparedWeights* prepared, WinogradProducts products) {
   const Tiles tiles(d);
+  const Phases phases(d);
   const Columns c = output_columns(d, products);
-  const WinogradKernels& kernels = *kernels_of(c.lanes);
+  const WinogradKernels& kernels = *kernels_of(d);
   std::shared_ptr<const TransformedWeight> kept;
   const float* weights = nullptr;
   if (prepared) {
     kept = prepared->find_or_make<TransformedWeight>(
-        [&](const TransformedWeight& form) { return form.products() == products; },
+        [&](const TransformedWeight& form) { return form.serves(d, products); },
         [&] { return std::make_shared<const TransformedWeight>(d, c, w); });
     weights = kept->data();
   } else {
@@ -310,13 +264,17 @@ void winograd_forward(const ConvDims& d, const float* x, const float* w, const f
   }
   Strips(tiles).for_each([&](std::int64_t, std::int64_t, std::int64_t begin, std::int64_t count) {
     multiply_tiles(
-        c, weights, begin, count,
+        kernels, c, weights, begin, count,
         [&](std::int64_t first, std::int64_t group, const WinogradPoints& to) {
-          const Windows<const float> windows(first, group, [&](std::int64_t t) { return tiles.input_window(x, t); });
-          kernels.gather_input(windows, c.depth, to);
+          const std::int64_t blocks = c.depth / phases.count();
+          for (std::int64_t p = 0; p < phases.count(); ++p) {
+            const Windows<const float> windows(first, group,
+                                               [&](std::int64_t t) { return tiles.input_window(x, t, p); });
+            kernels.gather_input(windows, blocks, {to.data + p * blocks * to.block, to.step, to.block});
+          }
         },
         [&](std::int64_t first, std::int64_t group, const WinogradPoints& from, std::int64_t panel) {
-          const std::int64_t channel = panel * kPanel * c.lanes;
+          const std::int64_t channel = c.first_column(panel) * c.lanes;
           float* plane = y + channel * d.out.pixels();
           const Windows<float> windows(first, group, [&](std::int64_t t) { return tiles.output_window(plane, t); });
           kernels.scatter_output(from, c.vectors(panel), bias ? bias + channel : nullptr, windows);
@@ -328,48 +286,51 @@ void winograd_backward_data(const ConvDims& d, const float* gy, const float* w, 
   struct Edges;
   const Tiles tiles(d);
   const Columns c = input_columns(d, products);
-  const WinogradKernels& kernels = *kernels_of(c.lanes);
+  const WinogradKernels& kernels = *kernels_of(d);
   float* weights = scratch<float, Weight>(c.size());
   transform_weight(d, false, w, c, weights);
   // The input windows of a strip's last row reach into the next strip. Another thread may be there: what they add goes
-  // to an image of its own, two rows for each strip, and is added afterwards.
+  // to an image of its own, a few rows for each strip, and is added afterwards.
   const Strips strips(tiles);
-  const ImageDims edge_dims{d.in.n, d.in.c, strips.per_sample * kOverlap, d.in.w, d.in.block};
+  const std::int64_t edge_rows = tiles.overlap * d.stride;
+  const ImageDims edge_dims{d.in.n, d.in.c, strips.per_sample * edge_rows, d.in.w, d.in.block};
   float* edges = scratch<float, Edges>(edge_dims.size());
   strips.for_each([&](std::int64_t n, std::int64_t strip, std::int64_t begin, std::int64_t count) {
     const Part rows = strips.rows(strip);
     // Tiles come from left to right and from top to bottom; the first at a pixel sets it, the others add.
-    const auto window_of = [&](std::int64_t tile, std::int64_t channel) {
+    const auto window_of = [&](std::int64_t tile, std::int64_t panel) {
       const std::int64_t row = tile / tiles.columns % tiles.rows, column = tile % tiles.columns;
-      auto window = tiles.input_window(gx + channel * d.in.pixels(), tile);
-      for (std::int64_t r = 0; r < kOverlap; ++r) window.rows[r].add = row > rows.begin;
+      const std::int64_t phase = c.group(panel), channel = c.first_column(panel) * c.lanes;
+      auto window = tiles.input_window(gx + channel * d.in.pixels(), tile, phase);
+      for (std::int64_t r = 0; r < tiles.overlap; ++r) window.rows[r].add = row > rows.begin;
       window.add_overlap = column > 0;
       if (row + 1 == rows.end && rows.end < tiles.rows)
-        for (std::int64_t r = 0; r < kOverlap; ++r)
-          window.rows[kOut + r] = {
-              edges + edge_dims.index(n, channel, strip * kOverlap + r, column * kOut - d.padding + window.left),
-              edge_dims.pixels() * c.lanes, false};
+        for (std::int64_t r = 0; r < tiles.overlap; ++r) {
+          const std::int64_t y = strip * edge_rows + r * d.stride + phase / d.stride;
+          const std::int64_t x = tiles.first_pixel(column) + phase % d.stride + d.stride * window.left;
+          window.rows[tiles.size + r] = {edges + edge_dims.index(n, channel, y, x), edge_dims.pixels() * c.lanes,
+                                         false};
+        }
       return window;
     };
     multiply_tiles(
-        c, weights, begin, count,
+        kernels, c, weights, begin, count,
         [&](std::int64_t first, std::int64_t group, const WinogradPoints& to) {
           const Windows<const float> windows(first, group, [&](std::int64_t t) { return tiles.output_window(gy, t); });
           kernels.gather_output(windows, c.depth, to);
         },
         [&](std::int64_t first, std::int64_t group, const WinogradPoints& from, std::int64_t panel) {
-          const std::int64_t channel = panel * kPanel * c.lanes;
-          const Windows<float> windows(first, group, [&](std::int64_t t) { return window_of(t, channel); });
+          const Windows<float> windows(first, group, [&](std::int64_t t) { return window_of(t, panel); });
           kernels.scatter_input(from, c.vectors(panel), windows);
         });
   });
   const std::int64_t boundaries = strips.per_sample - 1, length = d.in.w * d.in.block;
-  parallel_for(d.in.n * c.columns * boundaries, kOverlap * length, [&](std::int64_t i) {
+  parallel_for(d.in.n * c.columns * boundaries, edge_rows * length, [&](std::int64_t i) {
     const std::int64_t plane = i / boundaries, strip = i % boundaries;
     const std::int64_t n = plane / c.columns, channel = plane % c.columns * c.lanes;
-    const std::int64_t y = strips.rows(strip).end * kOut - d.padding;
-    for (std::int64_t r = 0; r < kOverlap && y + r < d.in.h; ++r) {
-      const float* edge = edges + edge_dims.index(n, channel, strip * kOverlap + r, 0);
+    const std::int64_t y = tiles.first_pixel(strips.rows(strip).end);
+    for (std::int64_t r = 0; r < edge_rows && y + r < d.in.h; ++r) {
+      const float* edge = edges + edge_dims.index(n, channel, strip * edge_rows + r, 0);
       float* row = gx + d.in.index(n, channel, y + r, 0);
       for (std::int64_t j = 0; j < length; ++j) row[j] += edge[j];
     }
@@ -378,78 +339,96 @@ void winograd_backward_data(const ConvDims& d, const float* gy, const float* w, 
 
 void winograd_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias,
                                WinogradProducts products) {
-  struct Gradient;
+  struct Shared;
   struct Sums;
+  struct AllSums;
   const Tiles tiles(d);
-  const WinogradKernels& kernels = *kernels_of(d.in.block);
-  const std::int64_t lanes = d.in.block, in_blocks = d.in.c / lanes, out_blocks = d.out.c / lanes;
-  const std::int64_t pieces = divide_up(tiles.count(), kPiece), most = divide_up(tiles.count(), pieces);
+  const Phases phases(d);
+  const WinogradKernels& kernels = *kernels_of(d);
+  const std::int64_t lanes = d.in.block, kernel = d.kernel * d.kernel;
+  const std::int64_t in_blocks = phases.count() * d.in.c / lanes, out_blocks = d.out.c / lanes;
+  // Blocks of the input's channels, of each phase in turn, meet blocks of the output's. Those of the smaller side are
+  // transformed once, for all; each block of the larger side is transformed by the thread that multiplies it with them.
+  const bool inputs_shared = in_blocks < out_blocks;
+  const std::int64_t shared_blocks = std::min(in_blocks, out_blocks), blocks = std::max(in_blocks, out_blocks);
+  const auto gather = [&](bool input, std::int64_t block, std::int64_t first, std::int64_t count,
+                          const WinogradPoints& to) {
+    if (input) {
+      const float* plane = x + block / phases.count() * lanes * d.in.pixels();
+      const Windows<const float> windows(
+          first, count, [&](std::int64_t t) { return tiles.input_window(plane, t, block % phases.count()); });
+      kernels.gather_input(windows, 1, to);
+    } else {
+      const float* plane = gy + block * lanes * d.out.pixels();
+      const Windows<const float> windows(first, count, [&](std::int64_t t) { return tiles.output_window(plane, t); });
+      kernels.gather_output(windows, 1, to);
+    }
+  };
+  const std::int64_t most_tiles =
+      std::clamp<std::int64_t>(kPiece / shared_blocks / lanes, 1, products == int16 ? kInt16PieceTiles : kPieceTiles);
+  const std::int64_t pieces = divide_up(tiles.count(), most_tiles), most = divide_up(tiles.count(), pieces);
   // Rows of a matrix of points: tiles, or pairs of them.
   const auto rows_of = [&](std::int64_t count) { return products == int16 ? divide_up(count, 2) : count; };
-  const std::int64_t gradient_step = point_step(rows_of(most) * d.out.c), source_step = point_step(most * lanes);
-  const std::int64_t sum_step = point_step(lanes * d.out.c), sums_size = kPoints * sum_step;
-  float* gradient = scratch<float, Gradient>(kPoints * gradient_step);
-  float* gradient_scales = scratch<float, Scales>(kPoints * d.out.c);
-  float* all_sums = scratch<float, Sums>(in_blocks * sums_size);
+  const std::int64_t shared_channels = shared_blocks * lanes;
+  const std::int64_t shared_step = point_step(rows_of(most) * shared_channels), own_step = point_step(most * lanes);
+  const std::int64_t sum_step = point_step(lanes * shared_channels), sums_size = kPoints * sum_step;
+  float* shared = scratch<float, Shared>(kPoints * shared_step);
+  float* shared_scales = scratch<float, Scales>(kPoints * shared_channels);
+  float* all_sums = pieces > 1 ? scratch<float, AllSums>(blocks * sums_size) : nullptr;
   for (std::int64_t p = 0; p < pieces; ++p) {
     const Part piece(tiles.count(), p, pieces);
-    const std::int64_t count = piece.size(), block = rows_of(count) * lanes;
-    // The points of one block of channels: gather(first, tiles, points) as above.
-    const auto gather_piece = [&](auto gather, float* to, std::int64_t step) {
+    const std::int64_t count = piece.size(), block_size = rows_of(count) * lanes;
+    // The points of a block of channels: as they are, or as pairs of integers.
+    const auto gather_piece = [&](bool input, std::int64_t block, float* to, std::int64_t step) {
       const std::int64_t groups = divide_up(count, 16);
       for (std::int64_t g = 0; g < groups; ++g) {
         const Part group(count, g, groups);
-        gather(piece.begin + group.begin, group.size(), WinogradPoints{to + group.begin * lanes, step, 0});
+        gather(input, block, piece.begin + group.begin, group.size(), {to + group.begin * lanes, step, 0});
       }
     };
-    const auto gather_rounded = [&](auto gather, float* to, std::int64_t step, float* scales,
+    const auto gather_rounded = [&](bool input, std::int64_t block, float* to, std::int64_t step, float* scales,
                                     std::int64_t scales_step) {
-      float* source = scratch<float, Source>(kPoints * source_step);
-      gather_piece(gather, source, source_step);
+      float* source = scratch<float, Source>(kPoints * own_step);
+      gather_piece(input, block, source, own_step);
       for (std::int64_t point = 0; point < kPoints; ++point)
-        int16_kernels()->round_columns(source + point * source_step, lanes, count,
+        int16_kernels()->round_columns(source + point * own_step, lanes, count,
                                        reinterpret_cast<std::int32_t*>(to + point * step), lanes,
                                        scales + point * scales_step);
     };
-    parallel_for(out_blocks, kPoints * count * lanes, [&](std::int64_t k) {
-      const float* plane = gy + k * lanes * d.out.pixels();
-      const auto gather = [&](std::int64_t first, std::int64_t group, const WinogradPoints& to) {
-        const Windows<const float> windows(first, group, [&](std::int64_t t) { return tiles.output_window(plane, t); });
-        kernels.gather_output(windows, 1, to);
-      };
+    parallel_for(shared_blocks, kPoints * count * lanes, [&](std::int64_t b) {
+      float* to = shared + b * block_size;
       if (products == int16)
-        gather_rounded(gather, gradient + k * block, gradient_step, gradient_scales + k * lanes, d.out.c);
+        gather_rounded(inputs_shared, b, to, shared_step, shared_scales + b * lanes, shared_channels);
       else
-        gather_piece(gather, gradient + k * block, gradient_step);
+        gather_piece(inputs_shared, b, to, shared_step);
     });
-    parallel_for(in_blocks, kPoints * count * lanes, [&](std::int64_t c) {
-      float* sums = all_sums + c * sums_size;
-      const float* plane = x + c * lanes * d.in.pixels();
-      const auto gather = [&](std::int64_t first, std::int64_t group, const WinogradPoints& to) {
-        const Windows<const float> windows(first, group, [&](std::int64_t t) { return tiles.input_window(plane, t); });
-        kernels.gather_input(windows, 1, to);
-      };
+    parallel_for(blocks, kPoints * count * lanes, [&](std::int64_t b) {
+      float* sums = all_sums ? all_sums + b * sums_size : scratch<float, Sums>(sums_size);
       if (products == int16) {
-        const std::int64_t step = point_step(block);
-        float* source = scratch<float, Rounded>(kPoints * step);
+        const std::int64_t step = point_step(block_size);
+        float* own = scratch<float, Rounded>(kPoints * step);
         float scales[kPoints * kInt16Lanes];
-        gather_rounded(gather, source, step, scales, lanes);
+        gather_rounded(!inputs_shared, b, own, step, scales, lanes);
         for (std::int64_t point = 0; point < kPoints; ++point)
-          int16_kernels()->correlate({rows_of(count), reinterpret_cast<const std::int32_t*>(source + point * step),
-                                      scales + point * lanes,
-                                      reinterpret_cast<const std::int32_t*>(gradient + point * gradient_step), block,
-                                      gradient_scales + point * d.out.c, out_blocks, sums + point * sum_step, p > 0});
+          int16_kernels()->correlate(
+              {rows_of(count), reinterpret_cast<const std::int32_t*>(own + point * step), scales + point * lanes,
+               reinterpret_cast<const std::int32_t*>(shared + point * shared_step), block_size,
+               shared_scales + point * shared_channels, shared_blocks, sums + point * sum_step, p > 0});
       } else {
-        float* source = scratch<float, Source>(kPoints * source_step);
-        gather_piece(gather, source, source_step);
+        float* own = scratch<float, Source>(kPoints * own_step);
+        gather_piece(!inputs_shared, b, own, own_step);
         for (std::int64_t point = 0; point < kPoints; ++point)
-          kernels.correlate({count, source + point * source_step, gradient + point * gradient_step, block, out_blocks,
+          kernels.correlate({count, own + point * own_step, shared + point * shared_step, block_size, shared_blocks,
                              sums + point * sum_step, p > 0});
       }
       if (p + 1 < pieces) return;
-      for (std::int64_t k = 0; k < out_blocks; ++k)
-        kernels.points_to_weights(sums + k * lanes, sum_step, d.out.c, gw + (k * lanes * d.in.c + c * lanes) * 9,
-                                  d.in.c * 9, 9, lanes);
+      for (std::int64_t s = 0; s < shared_blocks; ++s) {
+        const std::int64_t in = inputs_shared ? s : b, out = inputs_shared ? b : s;
+        float* first = gw + lanes * (out * d.in.c + in / phases.count()) * kernel;
+        const std::int64_t of_in = kernel, of_out = d.in.c * kernel;
+        kernels.points_to_weights(sums + s * lanes, sum_step, shared_channels, first, phases[in % phases.count()],
+                                  inputs_shared ? of_in : of_out, inputs_shared ? of_out : of_in, lanes);
+      }
     });
   }
   if (gbias) sum_channels(d.out, gy, gbias);

@@ -2,6 +2,6 @@
 
 namespace minidl::cpu {
 
-const WinogradKernels kWinogradAvx2 = Winograd<8, 6>::kernels();
+const WinogradSet kWinogradAvx2 = winograd_set<8, 6>();
 
 }  // namespace minidl::cpu

@@ -3,6 +3,6 @@
 
 namespace minidl::cpu {
 
-const WinogradKernels kWinogradAvx512 = Winograd<16, 14>::kernels();
+const WinogradSet kWinogradAvx512 = winograd_set<16, 14>();
 
 }  // namespace minidl::cpu

@@ -1,15 +1,18 @@
 // The inner loops of Winograd's algorithm (winograd.h), once per instruction set. Each function works on one thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
 namespace minidl::cpu {
 
-// F(4x4, 3x3): an input window of 6x6 becomes 36 points, and so do a kernel of 3x3 and an output window of 4x4.
-inline constexpr int kWinogradInput = 6, kWinogradOutput = 4, kWinogradPoints = 36;
+// F(m x m, r x r) with m + r = 7: an input window of 6x6 becomes 36 points, and so do a kernel of r x r and an output
+// window of m x m.
+inline constexpr int kWinogradInput = 6, kWinogradPoints = 36;
 
-// A square window into one sample of a blocked image, for every block of channels at once.
+// A square window into one sample of a blocked image, for every block of channels at once. Of an input image, it takes
+// every stride-th pixel of a row.
 template <class Float>
 struct WinogradWindow {
   struct Row {
@@ -51,9 +54,17 @@ struct WinogradCorrelation {
   bool add;       // to what the result holds
 };
 
+// Which taps of a plain kernel (size x size) a phase has: with stride s those at rows row, row + s, ... and columns
+// column, column + s, ...
+struct WinogradPhase {
+  std::int64_t kernel, row, column;
+};
+
 struct WinogradKernels {
   std::int64_t lanes;          // L, channels of a vector: the block of the images
   std::int64_t product_tiles;  // that are multiplied at a time
+  std::int64_t output, taps;   // m and r of F(m x m, r x r)
+  std::int64_t stride;         // of the convolution: pixels from one column of an input window to the next
 
   // Transforms of tiles, given by their windows, with `blocks` blocks of channels. The points of tile t lie t * L
   // floats after those of the first. What lies outside of the image counts as zero and is not written.
@@ -63,20 +74,23 @@ struct WinogradKernels {
                          std::span<const WinogradWindow<float>> windows);
   void (*scatter_input)(WinogradPoints from, std::int64_t blocks, std::span<const WinogradWindow<float>> windows);
 
-  // Transforms of the kernels between the lanes of one vector, `lane` floats apart in the plain weight, and `count`
-  // other channels, `channel` floats apart. Points are `step` floats apart, other channels `row` floats.
-  void (*weights_to_points)(const float* w, std::int64_t lane, std::int64_t channel, std::int64_t count, float* to,
-                            std::int64_t step, std::int64_t row);
-  void (*points_to_weights)(const float* from, std::int64_t step, std::int64_t row, float* w, std::int64_t lane,
-                            std::int64_t channel, std::int64_t count);
+  // Transforms of a phase of the kernels between the lanes of one vector, `lane` floats apart in the plain weight, and
+  // `count` other channels, `channel` floats apart. Points are `step` floats apart, other channels `row` floats.
+  void (*weights_to_points)(const float* w, const WinogradPhase& phase, std::int64_t lane, std::int64_t channel,
+                            std::int64_t count, float* to, std::int64_t step, std::int64_t row);
+  void (*points_to_weights)(const float* from, std::int64_t step, std::int64_t row, float* w,
+                            const WinogradPhase& phase, std::int64_t lane, std::int64_t channel, std::int64_t count);
 
   void (*multiply)(const WinogradProduct& product);
   void (*correlate)(const WinogradCorrelation& correlation);
 };
 
-extern const WinogradKernels kWinogradAvx2;
+// F(4x4, 3x3) and F(3x3, 4x4) with stride 1, F(5x5, 2x2) with stride 2.
+using WinogradSet = std::array<WinogradKernels, 3>;
+
+extern const WinogradSet kWinogradAvx2;
 #if defined(__x86_64__)
-extern const WinogradKernels kWinogradAvx512;
+extern const WinogradSet kWinogradAvx512;
 #endif
 
 }  // namespace minidl::cpu
