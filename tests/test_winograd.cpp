@@ -3,6 +3,8 @@
 
 #include <omp.h>
 
+#include <numeric>
+
 #include "tests/test_util.h"
 
 using namespace minidl;
@@ -139,6 +141,97 @@ double rounding_error(std::int64_t length) {
   return 1.2 * 4.8 * std::sqrt(2. / 12 * static_cast<double>(length)) / 32767;
 }
 
+// F(4x4, 3x3)'s matrices A, B and G as rows of points: polynomials at 0, +-0.625, +-1.5 and infinity.
+struct Matrices {
+  double a[6][4], b[6][6] = {}, g[6][3];
+
+  Matrices() {
+    constexpr double kAt[] = {0, 0.625, -0.625, 1.5, -1.5};
+    for (int p = 0; p < 6; ++p) {
+      double derivative = 1;
+      b[p][0] = 1;
+      for (int q = 0; q < 5; ++q) {
+        if (q == p) continue;
+        if (p < 5) derivative *= kAt[p] - kAt[q];
+        for (int i = 5; i >= 0; --i) b[p][i] = (i > 0 ? b[p][i - 1] : 0) - kAt[q] * b[p][i];  // times x - kAt[q]
+      }
+      for (int i = 0; i < 4; ++i) a[p][i] = p < 5 ? std::pow(kAt[p], i) : i == 3;
+      for (int i = 0; i < 3; ++i) g[p][i] = (p < 5 ? std::pow(kAt[p], i) : i == 2) / derivative;
+    }
+  }
+};
+
+// Squares at the points of a window whose elements are value(row, column), and of the matrix's own elements, summed
+// over the rows and columns that are `inside`: what an error of 1 at a point adds to the squares of the window.
+struct Squares {
+  double values[36], parts[36];
+
+  template <int size, class Value, class Inside>
+  Squares(const double (&m)[6][size], Value value, Inside inside) {
+    for (int p = 0; p < 36; ++p) {
+      double sum = 0, part = 0;
+      for (int y = 0; y < size; ++y)
+        for (int x = 0; x < size; ++x)
+          if (inside(y, x)) {
+            const double factor = m[p / 6][y] * m[p % 6][x];
+            sum += factor * value(y, x);
+            part += factor * factor;
+          }
+      values[p] = sum * sum, parts[p] = part;
+    }
+  }
+};
+
+// The norms of the errors that rounding to 16-bit integers is expected to make in y, gx and gw. An element is off by a
+// uniformly distributed part of a unit, 1 / 32767 of its vector's norm; so a product of two vectors is off by
+// sqrt(2 / 12) / 32767 of the product of their norms, and independent errors add up as their squares do.
+std::vector<double> rounding_errors(const ConvDims& d, const Operands& o) {
+  const Matrices m;
+  const auto anywhere = [](int, int) { return true; };
+  double weights[36] = {}, inputs[36] = {}, outputs[36] = {}, taps[36], y = 0, gx = 0, gw = 0;
+  for (std::size_t kernel = 0; kernel < o.w.size(); kernel += 9) {
+    const Squares s(
+        m.g, [&](int r, int c) { return o.w[kernel + static_cast<std::size_t>(r * 3 + c)]; }, anywhere);
+    for (int p = 0; p < 36; ++p) weights[p] += s.values[p], taps[p] = s.parts[p];
+  }
+  std::int64_t tiles = 0;
+  for (std::int64_t n = 0; n < d.in.n; ++n)
+    for (std::int64_t top = 0; top < d.out.h; top += 4)
+      for (std::int64_t left = 0; left < d.out.w; left += 4, ++tiles) {
+        double input[36] = {}, output[36] = {};
+        const auto add = [&](const auto& matrix, const ImageDims& image, const std::vector<float>& values,
+                             std::int64_t first_y, std::int64_t first_x, double* sums, double* parts) {
+          const auto inside = [&](int r, int c) {
+            return first_y + r >= 0 && first_y + r < image.h && first_x + c >= 0 && first_x + c < image.w;
+          };
+          for (std::int64_t c = 0; c < image.c; ++c) {
+            const auto value = [&](int r, int column) {
+              return values[static_cast<std::size_t>(image.index(n, c, first_y + r, first_x + column))];
+            };
+            const Squares s(matrix, value, inside);
+            for (int p = 0; p < 36; ++p) sums[p] += s.values[p], parts[p] = s.parts[p];
+          }
+        };
+        double input_parts[36], output_parts[36];
+        add(m.b, d.in, o.x, top - d.padding, left - d.padding, input, input_parts);
+        add(m.a, d.out, o.gy, top, left, output, output_parts);
+        for (int p = 0; p < 36; ++p) {
+          y += weights[p] * input[p] * output_parts[p];
+          gx += weights[p] * output[p] * input_parts[p];
+          inputs[p] += input[p], outputs[p] += output[p];
+        }
+      }
+  // Vectors of at most 256 tiles, which have equal shares of the squares.
+  for (int p = 0; p < 36; ++p) gw += inputs[p] * outputs[p] * taps[p] / std::ceil(static_cast<double>(tiles) / 256);
+  std::vector<double> norms;
+  for (const double squares : {y, gx, gw}) norms.push_back(std::sqrt(2. / 12 * squares) / 32767);
+  return norms;
+}
+
+double norm(const std::vector<double>& values) {
+  return std::sqrt(std::inner_product(values.begin(), values.end(), values.begin(), 0.));
+}
+
 }  // namespace
 
 TEST_CASE("Winograd: every pass equals its definition", "[winograd]") {
@@ -193,13 +286,11 @@ TEST_CASE("Winograd in 16-bit integers: every pass is as near to its definition 
     const Operands operands(d);
     const Results results = computed(d, operands, WinogradProducts::int16);
     const auto expected = defined(d, operands);
-    const std::int64_t tiles = c.n * ((d.out.h + 3) / 4) * ((d.out.w + 3) / 4);
-    const std::int64_t lengths[] = {c.in, c.out, std::min<std::int64_t>(tiles, 256)};
+    const std::vector<double> errors = rounding_errors(d, operands);
     for (std::size_t i = 0; i < 3; ++i) {
       INFO("result " << i);
-      // The enlargement is a mean over the pixels of a tile, up to twice as large at some.
-      const double part = std::min(d.out.h, d.out.w) < 4 ? 2 : 1;
-      CHECK(relative_error(results.all[i], expected[i]) <= part * rounding_error(lengths[i]));
+      // What is expected, and a fifth more for chance.
+      CHECK(relative_error(results.all[i], expected[i]) <= 1.2 * errors[i] / norm(expected[i]));
     }
     CHECK(relative_error(results.all[3], expected[3]) <= 3e-6);
     CHECK(relative_error(results.all[0], expected[0]) > 1e-5);  // it does round
