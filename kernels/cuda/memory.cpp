@@ -79,7 +79,7 @@ void* CudaBackend::allocate(std::size_t bytes) {
       DeviceType::cuda, bytes,
       [&] {
         void* memory = nullptr;
-        const cudaError_t status = cudaMalloc(&memory, bytes);
+        const cudaError_t status = cudaMalloc(&memory, std::max<std::size_t>(bytes, 1));  // null for none
         if (status == cudaErrorMemoryAllocation)
           cudaGetLastError();  // not sticky: the next attempt may succeed
         else
