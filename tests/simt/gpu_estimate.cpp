@@ -49,20 +49,20 @@ const std::set<std::string> kLibraries{"cudnnBackendExecute", "cublasGemmEx"};
 
 // What the calls of one operation of the contract did.
 struct Work {
-  double own = 0, library = 0, copies = 0;     // launches
+  double own = 0, vendor = 0, copies = 0;      // launches; vendor: of cuDNN and cuBLAS
   double own_bytes = 0, fewest_own_bytes = 0;  // of own kernels and copies; 0 of fewest where a library is called, too
-  double library_bytes = 0, flops = 0;         // the fewest
+  double vendor_bytes = 0, flops = 0;          // the fewest
   double seconds = 0;                          // without starts
 
   void add(const Work& o) {
-    own += o.own, library += o.library, copies += o.copies;
+    own += o.own, vendor += o.vendor, copies += o.copies;
     own_bytes += o.own_bytes, fewest_own_bytes += o.fewest_own_bytes;
-    library_bytes += o.library_bytes, flops += o.flops, seconds += o.seconds;
+    vendor_bytes += o.vendor_bytes, flops += o.flops, seconds += o.seconds;
   }
-  double launches() const { return own + library + copies; }
+  double launches() const { return own + vendor + copies; }
   // Bytes that own kernels move, to the fewest of the operation.
   double ratio() const {
-    const double fewest = fewest_own_bytes > 0 ? fewest_own_bytes : library_bytes;
+    const double fewest = fewest_own_bytes > 0 ? fewest_own_bytes : vendor_bytes;
     return fewest > 0 ? own_bytes / fewest : 1;
   }
 };
@@ -81,21 +81,21 @@ class WorkProfile final : public OpProfile {
     for (const auto& [name, kernel] : after.kernels) {
       const auto known = before_.kernels.find(name);
       const simt::KernelCounters earlier = known == before_.kernels.end() ? simt::KernelCounters() : known->second;
-      (kLibraries.contains(name) ? work.library : work.own) += static_cast<double>(kernel.launches - earlier.launches);
+      (kLibraries.contains(name) ? work.vendor : work.own) += static_cast<double>(kernel.launches - earlier.launches);
       work.own_bytes +=
           static_cast<double>(kernel.bytes_read + kernel.bytes_written - earlier.bytes_read - earlier.bytes_written);
     }
     work.copies = static_cast<double>(after.copies + after.sets - before_.copies - before_.sets);
-    if (work.library > 0) {
+    if (work.vendor > 0) {
       if (precision_ == Precision::bf16) bytes /= 2;  // cuDNN's tensors are of that type then
-      work.library_bytes = bytes, work.flops = flops;
+      work.vendor_bytes = bytes, work.flops = flops;
     } else {
       work.fewest_own_bytes = bytes;
     }
     if (work.own == 0) work.own_bytes = work.fewest_own_bytes;  // a copy moves what it must
     if (work.own > 0 && sample_) work.own_bytes = bytes * (sample_->contains(op) ? sample_->at(op).ratio() : 1);
     work.seconds =
-        work.own_bytes / kBandwidth + std::max(work.library_bytes / kBandwidth, work.flops / peak_of(precision_));
+        work.own_bytes / kBandwidth + std::max(work.vendor_bytes / kBandwidth, work.flops / peak_of(precision_));
     works_[op].add(work);
   }
 
@@ -114,10 +114,10 @@ void print_row(const std::string& op, const Work& w) {
     if (value > 0) std::snprintf(text, sizeof text, format, value);
     return std::string(text);
   };
-  std::cout << "| " << op << " | " << number(w.own, "%.0f") << " | " << number(w.library, "%.0f") << " | "
+  std::cout << "| " << op << " | " << number(w.own, "%.0f") << " | " << number(w.vendor, "%.0f") << " | "
             << number(w.copies, "%.0f") << " | " << number(w.own_bytes / 1e6, "%.1f") << " | "
             << number(w.fewest_own_bytes > 0 && w.own > 0 ? w.ratio() : 0, "%.2f") << " | "
-            << number(w.library_bytes / 1e6, "%.1f") << " | " << number(w.flops / 1e9, "%.1f") << " | "
+            << number(w.vendor_bytes / 1e6, "%.1f") << " | " << number(w.flops / 1e9, "%.1f") << " | "
             << number(1e3 * w.seconds, "%.3f") << " | " << number(1e3 * (w.seconds + w.launches() * kStart), "%.3f")
             << " |\n";
 }
@@ -135,7 +135,7 @@ void print(const Options& o, const Works& works) {
   double own_alone = 0;  // bytes of operations without a library's call
   for (const auto& [op, work] : rows) {
     all.add(work);
-    if (work.library == 0) own_alone += work.own_bytes;
+    if (work.vendor == 0) own_alone += work.own_bytes;
   }
   std::cout << "ESTIMATE, not measured: one training iteration, " << (o.model.light ? "light" : "full") << " model, ch "
             << o.model.channels << ", " << o.model.image_size << "x" << o.model.image_size << ", batch " << o.batch_size
