@@ -14,8 +14,7 @@
 
 namespace minidl {
 
-// --- convolution and linear
-// ----------------------------------------------------------------------------------------------
+// --- convolution and linear -----------------------------------------------------------------------------------------
 struct ConvOptions {
   std::int64_t stride = 1;
   std::int64_t padding = 0;  // zeros on all four sides; for reflection see reflection_pad2d
@@ -30,17 +29,15 @@ struct LinearOptions {
 // x [N, I] times weight [O, I] transposed, plus bias [O] or undefined: [N, O].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, LinearOptions options = {});
 
-// --- geometry
-// ------------------------------------------------------------------------------------------------------------ Mirrors
-// `pad` pixels on all sides without repeating the edge (torch.nn.ReflectionPad2d); pad < H and pad < W.
+// --- geometry -------------------------------------------------------------------------------------------------------
+// Mirrors `pad` pixels on all sides without repeating the edge (torch.nn.ReflectionPad2d); pad < H and pad < W.
 Tensor reflection_pad2d(const Tensor& x, std::int64_t pad);
 // Repeats each pixel `scale` times along both axes (torch.nn.Upsample, mode nearest), then pads by reflection.
 Tensor upsample_nearest(const Tensor& x, std::int64_t scale = 2, std::int64_t pad = 0);
 // [N, C, H, W] to a matrix [N, C H W] in logical order.
 Tensor flatten(const Tensor& x);
 
-// --- normalisation
-// -------------------------------------------------------------------------------------------------------
+// --- normalisation --------------------------------------------------------------------------------------------------
 struct NormOptions {
   float eps = 1e-5f;     // inside the root
   bool relu = false;     // fuse a ReLU behind the norm
@@ -54,8 +51,7 @@ Tensor instance_norm(const Tensor& x, NormOptions options = {}, const Tensor& re
 Tensor layer_instance_norm(const Tensor& x, const Tensor& rho, const Tensor& gamma, const Tensor& beta,
                            NormOptions options = {}, const Tensor& residual = {});
 
-// --- pointwise, any shape and layout
-// -------------------------------------------------------------------------------------
+// --- pointwise, any shape and layout --------------------------------------------------------------------------------
 Tensor relu(const Tensor& x);
 Tensor leaky_relu(const Tensor& x, float slope = 0.01f);
 Tensor tanh(const Tensor& x);
@@ -64,9 +60,8 @@ Tensor operator+(const Tensor& a, const Tensor& b);  // equal shapes
 Tensor operator*(const Tensor& a, const Tensor& b);  // equal shapes
 Tensor operator*(float factor, const Tensor& x);
 
-// --- channels
-// ------------------------------------------------------------------------------------------------------------ Mean
-// over H, W: [N, C].
+// --- channels -------------------------------------------------------------------------------------------------------
+// Mean over H, W: [N, C].
 Tensor global_mean(const Tensor& x);
 // Mean, then maximum over H, W: [2, N, C]. The maximum's gradient goes to its first position.
 Tensor global_mean_max(const Tensor& x);
@@ -82,15 +77,13 @@ Tensor conv1x1_of_scaled(const Tensor& x, const Tensor& a, const Tensor& b, cons
 // Sum over channels: [N, 1, H, W].
 Tensor sum_channels(const Tensor& x);
 
-// --- samples of a batch, any rank and layout
-// -----------------------------------------------------------------------------
+// --- samples of a batch, any rank and layout ------------------------------------------------------------------------
 // The samples of a, then those of b: [A, ...] and [B, ...] to [A + B, ...].
 Tensor concat_samples(const Tensor& a, const Tensor& b);
 // Samples [begin, begin + count) of x.
 Tensor slice_samples(const Tensor& x, std::int64_t begin, std::int64_t count);
 
-// --- reductions and losses: tensors of one element, means over all elements
-// -----------------------------------------------
+// --- reductions and losses: tensors of one element, means over all elements -----------------------------------------
 Tensor mean(const Tensor& x);
 Tensor mse_loss(const Tensor& x, float target);
 Tensor l1_loss(const Tensor& x, const Tensor& target);  // target gets no gradient
@@ -154,9 +147,8 @@ struct CamWeight {
 // weights have a spectrum of the same calls, or none has.
 Tensor cam_logits(const Tensor& pooled, std::span<const CamWeight> weights);
 
-// --- images in and out
-// ------------------------------------------------------------------------------------------------------- Bytes [N, H,
-// W, C] of equally sized images to values in [-1, 1].
+// --- images in and out ----------------------------------------------------------------------------------------------
+// Bytes [N, H, W, C] of equally sized images to values in [-1, 1].
 Tensor images_to_tensor(std::span<const std::uint8_t> bytes, std::int64_t n, std::int64_t height, std::int64_t width,
                         std::int64_t channels, DeviceType device = DeviceType::cpu);
 // Image n of a batch in [-1, 1], rounded to bytes as the reference saves pictures; C is 1 or 3.

@@ -277,8 +277,7 @@ class Backend {
   // Bytes (n, h, w, c) to an image in [-1, 1]: (p / 255 - 0.5) / 0.5, in float.
   virtual void bytes_to_image(const ImageDims& dims, const std::uint8_t* bytes, float* image) = 0;
 
-  // --- convolution and linear (bias and gbias are (out) or null)
-  // ------------------------------------------------------
+  // --- convolution and linear (bias and gbias are (out) or null) ----------------------------------------------------
   // prepared, or null: belongs to w, whose values stay as they are until it is cleared; what the kernels make of them
   // may be kept there, and the algorithm be one that gains by it. Without it w is as good as new in every call.
   virtual void conv_forward(const ConvDims& dims, const float* x, const float* w, const float* bias, float* y,
@@ -313,8 +312,8 @@ class Backend {
                              const float* beta, const float* stats, const float* gy, float* gx, float* grho,
                              float* ggamma, float* gbeta) = 0;
 
-  // --- pointwise on `size` floats of any layout
-  // ------------------------------------------------------------------------- slope is leaky_relu's.
+  // --- pointwise on `size` floats of any layout ---------------------------------------------------------------------
+  // slope is leaky_relu's.
   virtual void activation_forward(Activation f, float slope, std::int64_t size, const float* x, float* y) = 0;
   // From the activation's output y: gx = gy * f'(x).
   virtual void activation_backward(Activation f, float slope, std::int64_t size, const float* y, const float* gy,
@@ -331,10 +330,9 @@ class Backend {
   // y = x * s[0], s on the device.
   virtual void scale_by(std::int64_t size, const float* s, const float* x, float* y) = 0;
 
-  // --- channels
-  // --------------------------------------------------------------------------------------------------------- Global
-  // pooling to plain (n, c) in one pass: mean, maximum and the pixel of the first maximum; each or null (argmax with
-  // max).
+  // --- channels -----------------------------------------------------------------------------------------------------
+  // Global pooling to plain (n, c) in one pass: mean, maximum and the pixel of the first maximum; each or null (argmax
+  // with max).
   virtual void global_pool_forward(const ImageDims& dims, const float* x, float* mean, float* max,
                                    std::int32_t* argmax) = 0;
   // The sum of both gradients; gmean is (n, c) or null, gmax likewise, with its argmax. With add, gx is added to

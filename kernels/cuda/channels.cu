@@ -14,8 +14,7 @@ namespace {
 
 using namespace gpu;
 
-// --- pooling and sums: a block takes a slab of a tile, see Tiling, and the last block of a tile finishes it
-// -----------
+// --- pooling and sums: a block takes a slab of a tile, see Tiling, and the last block of a tile finishes it ---------
 
 constexpr std::int64_t kMostBlocksOfSums = 512;  // where tiles are cut into slabs: enough to fill a device
 constexpr int kPiece = 4;                        // pixels that a thread loads at once and adds up in float
@@ -167,8 +166,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// --- element by element
-// ------------------------------------------------------------------------------------------------
+// --- element by element ---------------------------------------------------------------------------------------------
 
 // f(sample, pixel, channel, position in the image) for the first of each t.lanes neighbouring channels. A thread stays
 // with its channels: f.load(sample, channel), where it has one, fetches what belongs to them.
