@@ -153,5 +153,7 @@ Tensor images_to_tensor(std::span<const std::uint8_t> bytes, std::int64_t n, std
                         std::int64_t channels, DeviceType device = DeviceType::cpu);
 // Image n of a batch in [-1, 1], rounded to bytes as the reference saves pictures; C is 1 or 3.
 Image tensor_to_image(const Tensor& x, std::int64_t n = 0);
+// Every image of a batch, likewise, row by row in so many columns; places that are left over stay black.
+Image tensor_to_grid(const Tensor& x, std::int64_t columns);
 
 }  // namespace minidl

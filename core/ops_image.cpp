@@ -59,23 +59,42 @@ Tensor images_to_tensor(std::span<const std::uint8_t> bytes, std::int64_t n, std
   return x;
 }
 
+namespace {
+
+// Images [first, first + count) of a batch in a grid of rows of `columns` images.
+Image draw_grid(const char* op, const Tensor& x, std::int64_t first, std::int64_t count, std::int64_t columns) {
+  const ImageDims d = x.image_dims();
+  check(d.c == 1 || d.c == 3, op, ": expected 1 or 3 channels, got ", x.shape());
+  const std::int64_t rows = (count + columns - 1) / columns;
+  Image image(static_cast<int>(columns * d.w), static_cast<int>(rows * d.h), static_cast<int>(d.c));
+  const std::vector<float> values = x.to_host();
+  const float* value = values.data() + first * d.c * d.pixels();
+  for (std::int64_t i = 0; i < count; ++i)
+    for (std::int64_t c = 0; c < d.c; ++c)
+      for (std::int64_t y = 0; y < d.h; ++y) {
+        std::uint8_t* row = image.row(static_cast<int>(i / columns * d.h + y)) + i % columns * d.w * d.c + c;
+        for (std::int64_t column = 0; column < d.w; ++column) {
+          const float unit = *value++ * 0.5f + 0.5f;
+          // nearbyint rounds ties to even, as the reference's conversion does.
+          const double level = std::nearbyint(static_cast<double>(unit) * 255.0);
+          row[column * d.c] = static_cast<std::uint8_t>(level > 0 ? (level < 255 ? level : 255) : 0);
+        }
+      }
+  return image;
+}
+
+}  // namespace
+
 Image tensor_to_image(const Tensor& x, std::int64_t n) {
   require_image("tensor_to_image", x);
-  const ImageDims d = x.image_dims();
-  check(d.c == 1 || d.c == 3, "tensor_to_image: expected 1 or 3 channels, got ", x.shape());
-  check(n >= 0 && n < d.n, "tensor_to_image: image ", n, " of a batch of ", d.n);
-  Image image(static_cast<int>(d.w), static_cast<int>(d.h), static_cast<int>(d.c));
-  const std::vector<float> values = x.to_host();
-  const std::int64_t pixels = d.pixels();
-  for (std::int64_t c = 0; c < d.c; ++c)
-    for (std::int64_t p = 0; p < pixels; ++p) {
-      const float unit = values[static_cast<std::size_t>((n * d.c + c) * pixels + p)] * 0.5f + 0.5f;
-      // nearbyint rounds ties to even, as the reference's conversion does.
-      const double level = std::nearbyint(static_cast<double>(unit) * 255.0);
-      image.pixels[static_cast<std::size_t>(p * d.c + c)] =
-          static_cast<std::uint8_t>(level > 0 ? (level < 255 ? level : 255) : 0);
-    }
-  return image;
+  check(n >= 0 && n < x.shape()[0], "tensor_to_image: image ", n, " of a batch of ", x.shape()[0]);
+  return draw_grid("tensor_to_image", x, n, 1, 1);
+}
+
+Image tensor_to_grid(const Tensor& x, std::int64_t columns) {
+  require_image("tensor_to_grid", x);
+  check(columns >= 1, "tensor_to_grid: expected at least 1 column, got ", columns);
+  return draw_grid("tensor_to_grid", x, 0, x.shape()[0], columns);
 }
 
 }  // namespace minidl

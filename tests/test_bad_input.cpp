@@ -77,6 +77,7 @@ std::vector<OneInput> operations() {
       {"sum_channels", [](auto&, auto& x) { sum_channels(x); }},
       {"concat", [](auto& a, auto& x) { concat(x, a.same); }},
       {"tensor_to_image", [](auto&, auto& x) { tensor_to_image(x); }},
+      {"tensor_to_grid", [](auto&, auto& x) { tensor_to_grid(x, 2); }},
       {"linear", [](auto& a, auto& x) { linear(x, a.matrix); }},
       {"spectral_linear", [](auto& a, auto& x) { spectral_linear(x, a.matrix, {}, a.row_spectrum); }},
       {"relu", [](auto&, auto& x) { relu(x); }, true, true},

@@ -252,6 +252,24 @@ TEST_CASE("bytes become tensor values to the bit, and come back", "[geometry]") 
   }
 }
 
+TEST_CASE("tensor_to_grid puts the images of a batch row by row", "[geometry]") {
+  for (const DeviceType device : test_devices())
+    for (const std::int64_t channels : {1, 3}) {
+      const Tensor x = random_tensor({5, channels, 4, 6}, device, 1);
+      const Image grid = tensor_to_grid(x, 3);
+      REQUIRE((grid.width == 18 && grid.height == 8 && grid.channels == channels));
+      for (int i = 0; i < 6; ++i) {  // the last place is left over
+        const Image image = i < 5 ? tensor_to_image(x, i) : Image(6, 4, static_cast<int>(channels));
+        for (int row = 0; row < 4; ++row) {
+          const std::uint8_t* place = grid.row(i / 3 * 4 + row) + i % 3 * 6 * channels;
+          CHECK(std::equal(place, place + 6 * channels, image.row(row)));
+        }
+      }
+      CHECK(tensor_to_grid(x, 9).width == 54);
+      CHECK_THAT(error_of([&] { tensor_to_grid(x, 0); }), StartsWith("tensor_to_grid: ") && Contains("0"));
+    }
+}
+
 TEST_CASE("tensor_to_image rounds ties to even and clamps", "[geometry]") {
   for (const DeviceType device : test_devices()) {
     const std::vector<float> values{0, -0.5f, 0.3f, -1.5f, 1.5f, 1};
