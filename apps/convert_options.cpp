@@ -9,8 +9,8 @@ std::optional<ConvertOptions> parse_convert_command(int argc, const char* const*
   std::vector<std::string> words;
   CommandLine line(
       "convert_checkpoint",
-      "Converts networks between .safetensors and the official program's .pt, bit for bit. The extension of "
-      "OUT says the format.");
+      "Converts networks between .safetensors and the official program's .pt, bit for bit, and to .onnx. The extension "
+      "of OUT says the format.");
   line.flag("info", o.info, "print what IN holds instead");
   line.flag("direction", o.direction, "A2B or B2A: convert that generator alone", {"", "A2B", "B2A"});
   line.flag("img_size", o.img_size,

@@ -146,8 +146,8 @@ void save_generator(const std::filesystem::path& file, Generator& generator, con
       metadata_of({.kind = CheckpointInfo::Kind::generator, .options = options, .step = step, .direction = direction}));
 }
 
-std::optional<Generator> load_generator(const ArrayFile& file, const std::string& direction) {
-  const CheckpointInfo info = checkpoint_info(file);
+std::optional<Generator> load_generator(const ArrayFile& file, const CheckpointInfo& info,
+                                        const std::string& direction) {
   if (!info.direction.empty() && info.direction != direction) return std::nullopt;
   const std::string prefix = generator_prefix(info, direction);
   require_state(file, prefix, state_shapes(info.options.generator()));

@@ -179,7 +179,7 @@ TEST_CASE("convert_checkpoint: what it cannot do is one sentence, and OUT stays 
   };
   CHECK_THAT(refused("missing.pt out.pt"), Contains("cannot read missing.pt"));
   CHECK_THAT(refused("six.pt six.pt"), Contains("six.pt is the file to read"));
-  CHECK_THAT(refused("six.pt out.ckpt"), Contains("must end in .safetensors, .pt or .pth"));
+  CHECK_THAT(refused("six.pt out.ckpt"), Contains("must end in .safetensors, .pt, .pth or .onnx"));
   CHECK_THAT(refused("six.pt"), Contains("a file to read and one to write"));
   CHECK_THAT(refused("six.pt out.pt --img_size 30"), Contains("--img_size must be a multiple of 4"));
   CHECK_THAT(refused("six.pt out.pt", 100'000), Contains("out.pt") && Contains("free some space"));

@@ -9,7 +9,9 @@
 
 #include "core/ops.h"
 #include "core/version.h"
+#include "models/checkpoint.h"
 #include "models/onnx_export.h"
+#include "tests/golden.h"
 #include "tests/test_util.h"
 #include "tests/train_runs.h"
 
@@ -339,6 +341,40 @@ TEST_CASE("train_ugatit: deploy writes ONNX models, and none that is cut off by 
   CHECK_THAT(full.err, Contains("cannot write results/shapes/deploy/A2B.onnx") && Contains("free some space"));
   CHECK(test::read_text(deploy / "A2B.onnx") == before);
   CHECK(test::files_below(deploy, ".partial").empty());
+}
+
+TEST_CASE("convert_checkpoint: an official checkpoint becomes the ONNX model of either generator", "[program]") {
+  const test::TemporaryFolder folder;
+  const fs::path official = golden::path("light_ch4_96/params_legacy_0000000.pt");
+  const auto arrays = open_array_file(official);
+  const auto convert = [&](const std::string& flags) {
+    return test::run("convert_checkpoint", test::words(official.string() + " a.onnx" + flags),
+                     {.folder = folder.path()});
+  };
+  for (const std::string direction : {"A2B", "B2A"}) {
+    const test::Outcome converted = convert(direction == "A2B" ? "" : " --direction B2A");
+    INFO(converted);
+    REQUIRE(converted.exit_code == 0);
+    CHECK_THAT(converted.out, Contains("wrote a.onnx"));
+    CHECK((converted.out.find("taking the generator A2B") != std::string::npos) == (direction == "A2B"));
+    const onnx::ModelProto model = parsed(folder / "a.onnx");
+    onnx::checker::check_model(model);
+    CHECK(metadata_of(model).at("direction") == direction);
+    std::size_t found = 0;
+    for (const onnx::TensorProto& tensor : model.graph().initializer()) {
+      const std::string name = "gen" + direction + "." + tensor.name();
+      if (!arrays->contains(name)) continue;
+      std::vector<std::byte> scratch;
+      const auto bytes = row_major(arrays->at(name), scratch);
+      CHECK(tensor.raw_data() == std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+      ++found;
+    }
+    const auto names = arrays->names();
+    CHECK(found == static_cast<std::size_t>(std::count_if(names.begin(), names.end(), [&](const std::string& name) {
+            return name.starts_with("gen" + direction + ".");
+          })));
+    CHECK(found > 0);
+  }
 }
 
 TEST_CASE("onnx: ONNX Runtime computes what the generator computes", "[python]") {
