@@ -110,7 +110,10 @@ void CommandLine::flag(const std::string& name, std::string& target, const std::
                        std::initializer_list<std::string> choices) {
   names_.insert(name);
   const auto value = cxxopts::value<std::string>(target);
-  options_->add_options()(name, help, target.empty() ? value : value->default_value(target));
+  std::string words;  // as the completions for shells read them
+  for (const std::string& choice : choices)
+    if (!choice.empty()) words += (words.empty() ? "" : "|") + choice;
+  options_->add_options()(name, help, target.empty() ? value : value->default_value(target), words);
   if (choices.size() == 0) return;
   checks_.push_back([name, &target, choices = std::vector<std::string>(choices)] {
     if (std::find(choices.begin(), choices.end(), target) != choices.end()) return;
