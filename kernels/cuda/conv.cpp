@@ -102,10 +102,10 @@ void convolve(const char* what, ConvChoices<ConvPlanPointer>& choices, const Con
     }
     return best.second;
   };
+  static std::mutex one_at_a_time;  // threads share cuDNN's handle and plans
+  const std::lock_guard lock(one_at_a_time);
   const ConvPlanPointer plan = choices.algorithm(
       use, [&] { return ruled_plan(use); }, fastest);
-  static std::mutex one_at_a_time;  // cuDNN does not promise that threads may execute one plan at once
-  const std::lock_guard lock(one_at_a_time);
   check_status(execute(use, *plan, operands), what);
 }
 

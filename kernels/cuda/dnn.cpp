@@ -24,13 +24,13 @@ cublasHandle_t blas() {
 }
 
 cudnnHandle_t dnn() {
-  static PerThread<cudnnHandle_t> handles;
-  return handles.mine([] {
+  static const cudnnHandle_t handle = [] {
     cudnnHandle_t made = nullptr;
     check_status(cudnnCreate(&made), "starting cuDNN");
     check_status(cudnnSetStream(made, stream()), "setting the stream");
     return made;
-  });
+  }();
+  return handle;
 }
 
 }  // namespace minidl::gpu

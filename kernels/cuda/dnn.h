@@ -16,7 +16,8 @@ namespace minidl::gpu {
 void check_status(cublasStatus_t status, const char* what);
 void check_status(cudnnStatus_t status, const char* what);
 
-// The handles of this thread, on stream(). Made on first use.
+// On stream(), made on first use. cuBLAS has a handle for each thread; cuDNN one for all, because a plan is executed with
+// the handle that it was made with: its caller lets one thread at a time have it.
 cublasHandle_t blas();
 cudnnHandle_t dnn();
 
