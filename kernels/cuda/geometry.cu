@@ -1,6 +1,6 @@
-// Reflection pad and nearest upsampling, which are one: upsampling pads its result, and padding is upsampling by 1. The
-// backward pass gathers, so each gradient is written once and its sum has a fixed order. Nothing is launched for an
-// image without elements.
+// Reflection pad and nearest upsampling, which are one: upsampling pads its result, and padding is upsampling by 1.
+// Forward scatters, so each value is read once; backward gathers, so each gradient is written once and its sum has a
+// fixed order. Nothing is launched for an image without elements.
 #include <algorithm>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -25,22 +25,35 @@ struct Upsampling {
 __device__ int first_in_row() { return static_cast<int>(blockIdx.y * kThreads + threadIdx.x); }
 __device__ int stride_in_row() { return static_cast<int>(gridDim.y * kThreads); }
 
-dim3 grid_of_rows(std::int64_t rows, std::int64_t length) {
-  constexpr std::int64_t kPerThread = 4, kMostPieces = 1024;
-  return dim3(static_cast<unsigned>(std::min(rows, kMostBlocks)),
-              static_cast<unsigned>(std::min(ceil_div(length, kPerThread * kThreads), kMostPieces)));
+// One for the rows of x. A thread has four vectors of y or more.
+dim3 grid_of_rows(const Upsampling& u) {
+  constexpr std::int64_t kMostPieces = 1024;
+  const std::int64_t per_thread = u.scale == 1 ? 4 : 1, length = std::int64_t{u.w} * u.c;
+  return dim3(static_cast<unsigned>(std::min(u.n * u.h, kMostBlocks)),
+              static_cast<unsigned>(std::min(ceil_div(length, per_thread * kThreads), kMostPieces)));
 }
 
-// y; a block writes a piece of a row, then of the next.
+// y; a block reads a piece of a row of x, then of the next, and writes every position that shows an element.
 template <class V>
 __global__ void __launch_bounds__(kThreads) upsample(Upsampling u, const V* x, V* y) {
-  const int height = u.height(), length = u.width() * u.c;
-  for (std::int64_t row = blockIdx.x; row < u.n * height; row += gridDim.x) {
-    const int source_row = static_cast<int>(reflect(row % height - u.pad, u.h * u.scale)) / u.scale;
-    const V* from = x + (row / height * u.h + source_row) * u.w * u.c;
+  const int tall = u.h * u.scale, wide = u.w * u.scale, length = u.w * u.c;
+  for (std::int64_t row = blockIdx.x; row < u.n * u.h; row += gridDim.x) {
+    const int top = static_cast<int>(row % u.h) * u.scale;
+    V* sample = y + row / u.h * u.height() * u.width() * u.c;
     for (int i = first_in_row(); i < length; i += stride_in_row()) {
-      const int pixel = i / u.c, source = static_cast<int>(reflect(pixel - u.pad, u.w * u.scale)) / u.scale;
-      y[row * length + i] = from[source * u.c + (i - pixel * u.c)];
+      const int pixel = i / u.c, left = pixel * u.scale;
+      V* channel = sample + (i - pixel * u.c);
+      const V value = x[row * length + i];
+      for (int r = 0; r < u.scale; ++r)
+        for (int a = 0; a < 3; ++a) {
+          const int to_y = mirror(a, top + r, tall, u.pad);
+          if (to_y < 0) continue;
+          for (int s = 0; s < u.scale; ++s)
+            for (int b = 0; b < 3; ++b) {
+              const int to_x = mirror(b, left + s, wide, u.pad);
+              if (to_x >= 0) channel[(std::int64_t{to_y} * u.width() + to_x) * u.c] = value;
+            }
+        }
     }
   }
 }
@@ -90,8 +103,8 @@ void run_backward(const ImageDims& in, std::int64_t scale, std::int64_t pad, con
   const auto run = [&]<class V>() {
     const std::int64_t channels = in.c / kWidth<V>;
     const Upsampling u = upsampling_of(in, channels, scale, pad);
-    launch("upsample backward", upsample_backward<V>, grid_of_rows(u.n * u.h, u.w * channels), kThreads, 0, u,
-           reinterpret_cast<const V*>(gy), add, reinterpret_cast<V*>(gx));
+    launch("upsample backward", upsample_backward<V>, grid_of_rows(u), kThreads, 0, u, reinterpret_cast<const V*>(gy),
+           add, reinterpret_cast<V*>(gx));
   };
   with_vectors(in.c % 4 == 0 && fit_vectors(gy, gx), run);
 }
@@ -104,8 +117,8 @@ void CudaBackend::upsample_nearest_forward(const ImageDims& in, std::int64_t sca
   const auto run = [&]<class V>() {
     const std::int64_t channels = in.c / kWidth<V>;
     const Upsampling u = upsampling_of(in, channels, scale, pad);
-    launch("upsample", upsample<V>, grid_of_rows(u.n * u.height(), u.width() * channels), kThreads, 0, u,
-           reinterpret_cast<const V*>(x), reinterpret_cast<V*>(y));
+    launch("upsample", upsample<V>, grid_of_rows(u), kThreads, 0, u, reinterpret_cast<const V*>(x),
+           reinterpret_cast<V*>(y));
   };
   with_vectors(in.c % 4 == 0 && fit_vectors(x, y), run);
 }
