@@ -12,7 +12,9 @@
 #endif
 
 #ifdef MINIDL_HAS_HOOKS
-#include <sanitizer/allocator_interface.h>
+// GCC's runtime has it, but not the header that Clang has for it, sanitizer/allocator_interface.h.
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile void*, std::size_t),
+                                                         void (*free_hook)(const volatile void*));
 #endif
 
 namespace fuzz {
