@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <sstream>
 
@@ -47,9 +47,10 @@ std::string short_name(const std::string& demangled) {
 
 Symbols read_symbols() {
   Symbols symbols;
-  std::ifstream in("/proc/self/exe", std::ios::binary);
-  const std::string file{std::istreambuf_iterator<char>(in), {}};
-  if (file.size() < sizeof(ElfW(Ehdr))) return symbols;
+  constexpr const char* kProgram = "/proc/self/exe";
+  std::ifstream in(kProgram, std::ios::binary);
+  std::vector<char> file(std::filesystem::file_size(kProgram));  // hundreds of MB under sanitizers
+  if (!in.read(file.data(), static_cast<std::streamsize>(file.size()))) return symbols;
   // The first object is the program itself.
   std::uintptr_t base = 0;
   dl_iterate_phdr(
