@@ -17,13 +17,15 @@ release() { suite release "$@"; }
 # The emulated device computes in one thread.
 simt() { suite simt --parallel "$(nproc)" "$@"; }
 simt_asan() { suite simt-asan --parallel "$(nproc)" "$@"; }
-simt_asan_kernels() { simt_asan --label-regex 'kernels|emulator' --exclude-regex ' \((reverse|shuffled)\)$' "$@"; }
+# Kernels in one order, kernels that are wrong on purpose, and what the fuzzer has found.
+simt_asan_short() { simt_asan --label-regex 'kernels|emulator|corpus' --exclude-regex ' \((reverse|shuffled)\)$' "$@"; }
 
-# cuda NAME ARCHITECTURES CTEST_ARGUMENT...: what nvcc and the real libraries have to say; no GPU is needed. Says why and
-# goes on where they are not installed.
+# cuda NAME ARCHITECTURES PROGRAMS CTEST_ARGUMENT...: what nvcc and the real libraries have to say; no GPU is needed.
+# PROGRAMS is ON or OFF: whether to build those, too, which nvcc does not see. Says why and goes on where nvcc or cuDNN is
+# not installed.
 cuda() {
-  local folder=build/cuda-$1 architectures=$2
-  shift 2
+  local folder=build/cuda-$1 architectures=$2 programs=$3
+  shift 3
   echo "== CUDA for $architectures"
   local PATH=$PATH:/usr/local/cuda/bin
   if ! command -v nvcc >/dev/null; then
@@ -31,7 +33,8 @@ cuda() {
   elif ! nvcc -E -x cu - <<<'#include <cudnn.h>' >/dev/null 2>&1; then
     echo "Skipped: nvcc is here but does not find cudnn.h, the header of cuDNN."
   else
-    cmake --preset cuda -B "$folder" "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
+    cmake --preset cuda -B "$folder" "-DCMAKE_CUDA_ARCHITECTURES=$architectures" \
+      "-DMINIDL_APPS=$programs" "-DMINIDL_ONNX=$programs"
     cmake --build "$folder"
     ctest --test-dir "$folder" --output-on-failure --no-tests=ignore --tests-regex '^(cuda|cudnn):' "$@"
     scripts/cuda_report
