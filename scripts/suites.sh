@@ -17,8 +17,6 @@ release() { suite release "$@"; }
 # The emulated device computes in one thread.
 simt() { suite simt --parallel "$(nproc)" "$@"; }
 simt_asan() { suite simt-asan --parallel "$(nproc)" "$@"; }
-# Kernels in one order, kernels that are wrong on purpose, and what the fuzzer has found.
-simt_asan_short() { simt_asan --label-regex 'kernels|emulator|corpus' --exclude-regex ' \((reverse|shuffled)\)$' "$@"; }
 
 # cuda NAME ARCHITECTURES PROGRAMS CTEST_ARGUMENT...: what nvcc and the real libraries have to say; no GPU is needed.
 # PROGRAMS is ON or OFF: whether to build those, too, which nvcc does not see. Says why and goes on where nvcc or cuDNN is

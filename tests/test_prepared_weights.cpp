@@ -1,5 +1,4 @@
 // Weights that inference keeps in its kernels' own format: results, and that a change of the values is never missed.
-#include <thread>
 
 #include "core/adam.h"
 #include "core/ops.h"
@@ -138,24 +137,6 @@ TEST_CASE("a generator that has translated sees the weights that a checkpoint br
   load_networks(SafetensorsFile(path), model);
   CHECK_FALSE(same_bits(before, expected));
   CHECK(same_bits(translated(model.genA2B, image), expected));
-}
-
-TEST_CASE("two threads translate with one generator", "[prepared]") {
-  Random random(1);
-  Generator generator(random, kGenerator);
-  const Tensor images[] = {random_tensor({1, 3, 96, 96}, DeviceType::cpu, 1),
-                           random_tensor({1, 3, 64, 128}, DeviceType::cpu, 2)};
-  for (int round = 0; round < 3; ++round) {
-    // Both threads come upon weights that nobody has prepared yet.
-    for (const StateEntry& entry : state_of(generator)) entry.tensor->copy_from_host(entry.tensor->to_host());
-    std::vector<float> results[2];
-    {
-      std::vector<std::jthread> threads;
-      for (int i = 0; i < 2; ++i)
-        threads.emplace_back([&, i] { results[i] = translated(generator, images[round % 2 == 0 ? i : 0]); });
-    }
-    for (int i = 0; i < 2; ++i) CHECK(same_bits(results[i], translated(generator, images[round % 2 == 0 ? i : 0])));
-  }
 }
 
 TEST_CASE("a translation equals one by direct convolutions", "[prepared]") {

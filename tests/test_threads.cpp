@@ -51,17 +51,20 @@ TEST_CASE("threads may train models of their own at once", "[threads]") {
 TEST_CASE("threads may run one network at once where nothing is recorded", "[threads]") {
   for (const DeviceType device : test_devices()) {
     Random random(1);
-    Generator generator(random, {.channels = 8, .residual_blocks = 1, .light = true});
+    Generator generator(random, {.channels = 16, .residual_blocks = 1, .light = true});
     SpectralNorm judge(random, Conv2d(random, 3, 8, {}));
     move_to(generator, device), move_to(judge, device);
     set_training(judge, false);
-    // The weights have not been used yet: threads also race for their kernels' formats.
     const auto judged = [&](unsigned i) {
       const NoGrad no_grad;
       return judge(generator(random_tensor({1, 3, 32, 32}, device, i)).image).to_host();
     };
-    const auto results = on_threads(judged);
-    for (unsigned i = 0; i < kThreads; ++i) CHECK(results[i] == judged(i));
+    for (int round = 0; round < 3; ++round) {
+      // All threads come upon weights that nobody has prepared for the kernels yet.
+      for (const StateEntry& entry : state_of(generator)) entry.tensor->copy_from_host(entry.tensor->to_host());
+      const auto results = on_threads(judged);
+      for (unsigned i = 0; i < kThreads; ++i) CHECK(results[i] == judged(i));
+    }
   }
 }
 
