@@ -42,7 +42,8 @@ void save_generator(const std::filesystem::path& file, Generator& generator, con
                     const std::string& direction, std::int64_t step);
 // The generator of a direction, from any kind of file, whose checkpoint_info is given; nullopt if the file is known to
 // hold the other one only. Throws CheckpointError like load_networks.
-std::optional<Generator> load_generator(const ArrayFile& file, const CheckpointInfo& info, const std::string& direction);
+std::optional<Generator> load_generator(const ArrayFile& file, const CheckpointInfo& info,
+                                        const std::string& direction);
 inline std::optional<Generator> load_generator(const ArrayFile& file, const std::string& direction) {
   return load_generator(file, checkpoint_info(file), direction);
 }

@@ -89,7 +89,8 @@ void convert_checkpoint(const ArrayFile& source, const CheckpointInfo& info, con
       }
     write_safetensors(target, entries, metadata_of(result));
   } else {
-    fail("cannot write ", target.string(), ": its name must end in .safetensors, .pt, .pth or .onnx, which says the format");
+    fail("cannot write ", target.string(),
+         ": its name must end in .safetensors, .pt, .pth or .onnx, which says the format");
   }
 }
 

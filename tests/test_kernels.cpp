@@ -118,8 +118,8 @@ Results run_norm(const Images& images, const NormCase& c) {
 std::vector<float> hard_channels(std::int64_t pixels) {
   std::vector<float> values;
   for (const float mean : {1e4f, -3e4f, 1000.1f, 0.0f}) {
-    std::vector<float> channel = mean == 1000.1f ? std::vector<float>(static_cast<std::size_t>(pixels), mean)
-                                                 : normal_values(pixels, 7, mean);
+    std::vector<float> channel =
+        mean == 1000.1f ? std::vector<float>(static_cast<std::size_t>(pixels), mean) : normal_values(pixels, 7, mean);
     if (mean == 0) channel[0] = 500;
     values.insert(values.end(), channel.begin(), channel.end());
   }

@@ -6,8 +6,8 @@
 #include <mutex>
 
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/timing_event.h"
 #include "kernels/cuda/operands.h"
+#include "kernels/cuda/timing_event.h"
 
 namespace minidl {
 namespace {
