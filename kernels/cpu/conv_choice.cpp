@@ -55,8 +55,7 @@ bool winograd_wins(const ConvUse& use) {
     const bool few = use.pass == ConvPass::backward_data && d.in.block == 8 && d.in.n * pixels < 2048;
     return use.precision != Precision::bf16 && channels >= 64 && pixels >= 1024 && !few;
   }
-  if (use.pass == ConvPass::backward_weights && channels >= 256) return pixels >= 49;
-  return channels >= 32 && pixels >= 256;
+  return pixels >= 256 ? channels >= 32 : pixels >= 49 && channels >= 256;
 }
 
 // The weight gradient of a 1x1 convolution of many channels on a few pixels (larger kernels are Winograd's) is a matrix

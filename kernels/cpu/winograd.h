@@ -21,8 +21,10 @@
 // where U = G w G^T, V = B^T (x window) B, M' = A (gradient of the y window) A^T; c counts input channels
 // (times phases), k output ones.
 //
-// A thread transforms a few tiles, multiplies and transforms back while they are in its cache. Work is divided by size
-// alone and sums have a fixed order: results do not depend on the number of threads.
+// Of many tiles, a thread transforms a few, multiplies point after point, so that the weights of one stay in its cache, and
+// transforms back. Of few, it has some columns of the weights, which are more than the tiles, and transforms these where
+// it multiplies them. Work is divided by size alone and sums have a fixed order: results do not depend on the number of
+// threads.
 #pragma once
 
 #include "kernels/backend.h"

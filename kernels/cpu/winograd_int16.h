@@ -27,17 +27,18 @@ struct Int16Product {
   std::int64_t result_block;
 };
 
-// The sum over tiles of left(t, c) right(t, k), for the 16 channels c of one block and every k.
+// The sum over tiles of left(t, c) right(t, k) for every c and k.
 struct Int16Correlation {
-  std::int64_t pairs;         // of tiles
-  const std::int32_t* left;   // pairs x 16
-  const float* left_scales;   // 16
+  std::int64_t pairs;        // of tiles
+  const std::int32_t* left;  // pairs x 16 for each block of c, left_block apart
+  std::int64_t left_block, left_blocks;
+  const float* left_scales;   // 16 for each block of c
   const std::int32_t* right;  // pairs x 16 for each block of k, right_block apart
-  std::int64_t right_block;
+  std::int64_t right_block, right_blocks;
   const float* right_scales;  // 16 for each block of k
-  std::int64_t right_blocks;
-  float* result;  // 16 x right_blocks * 16, row-major
-  bool add;       // to what the result holds
+  float* result;              // left_blocks * 16 rows of right_blocks * 16
+  std::int64_t result_row;
+  bool add;  // to what the result holds
 };
 
 struct WinogradInt16 {
@@ -56,5 +57,13 @@ struct WinogradInt16 {
 #if defined(__x86_64__)
 extern const WinogradInt16 kWinogradVnni;
 #endif
+
+// Null where the processor has none.
+inline const WinogradInt16* int16_kernels() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vnni")) return &kWinogradVnni;
+#endif
+  return nullptr;
+}
 
 }  // namespace minidl::cpu

@@ -37,27 +37,33 @@ struct WinogradProduct {
   const float* left;          // tiles x depth in blocks; element (t, c) at c / L * left_block + t * L + c % L
   std::int64_t left_block;    //
   const float* right;         // depth x vectors * L, row-major
+  const float* next;          // the right of the product to come: is brought into the second cache
   std::int64_t depth_blocks;  // depth / L
   std::int64_t vectors;       // 1 or 2
   float* result;              // tiles x vectors * L in blocks, result_block apart
   std::int64_t result_block;  //
+  bool add;                   // to what the result holds
 };
 
-// The sum over tiles of left(t, c) right(t, k), for the channels c of one block and every k.
+// Matrices of one point, too: the sum over tiles of left(t, c) right(t, k) for every c and k.
 struct WinogradCorrelation {
   std::int64_t tiles;
-  const float* left;         // tiles x L, row-major
-  const float* right;        // tiles x L for each block of k, right_block apart
-  std::int64_t right_block;  //
-  std::int64_t right_blocks;
-  float* result;  // L x right_blocks * L, row-major
-  bool add;       // to what the result holds
+  const float* left;  // tiles x L for each block of c, left_block apart
+  std::int64_t left_block, left_blocks;
+  const float* right;  // tiles x L for each block of k, right_block apart
+  std::int64_t right_block, right_blocks;
+  float* result;  // left_blocks * L rows of right_blocks * L
+  std::int64_t result_row;
+  bool add;  // to what the result holds
 };
 
-// Which taps of a plain kernel (size x size) a phase has: with stride s those at rows row, row + s, ... and columns
-// column, column + s, ...
-struct WinogradPhase {
-  std::int64_t kernel, row, column;
+// Where the kernels between the lanes of a vector and other channels lie, in floats: plain, and at points by phases. With
+// stride s, phase i * s + j has the taps in rows i, i + s, ... and columns j, j + s, ...
+struct WinogradWeights {
+  std::int64_t kernel;         // size of the plain ones
+  std::int64_t lane, channel;  // from a plain kernel to that of the next lane, and of the next other channel
+  std::int64_t step;           // from a point to the next
+  std::int64_t row, phase;     // to the next other channel, and to the next phase
 };
 
 struct WinogradKernels {
@@ -74,12 +80,9 @@ struct WinogradKernels {
                          std::span<const WinogradWindow<float>> windows);
   void (*scatter_input)(WinogradPoints from, std::int64_t blocks, std::span<const WinogradWindow<float>> windows);
 
-  // Transforms of a phase of the kernels between the lanes of one vector, `lane` floats apart in the plain weight, and
-  // `count` other channels, `channel` floats apart. Points are `step` floats apart, other channels `row` floats.
-  void (*weights_to_points)(const float* w, const WinogradPhase& phase, std::int64_t lane, std::int64_t channel,
-                            std::int64_t count, float* to, std::int64_t step, std::int64_t row);
-  void (*points_to_weights)(const float* from, std::int64_t step, std::int64_t row, float* w,
-                            const WinogradPhase& phase, std::int64_t lane, std::int64_t channel, std::int64_t count);
+  // Transforms of the kernels between the lanes of a vector and `count` other channels.
+  void (*weights_to_points)(const float* w, const WinogradWeights& layout, std::int64_t count, float* to);
+  void (*points_to_weights)(const float* from, const WinogradWeights& layout, std::int64_t count, float* w);
 
   void (*multiply)(const WinogradProduct& product);
   void (*correlate)(const WinogradCorrelation& correlation);

@@ -34,18 +34,18 @@ struct Part {
 
   Part(std::int64_t count, std::int64_t i, std::int64_t parts)
       : begin(count * i / parts), end(count * (i + 1) / parts) {}
+  // The same part where there are `times` for one.
+  Part(const Part& part, std::int64_t times) : begin(part.begin * times), end(part.end * times) {}
   std::int64_t size() const { return end - begin; }
 };
 
+// Floats from one point to the next, when each has `floats`: whole cache lines, and an odd number of them, since lines
+// that are a power of two apart evict each other.
+inline std::int64_t point_step(std::int64_t floats) { return (divide_up(floats, 16) | 1) * 16; }
+
 // With stride s, rows and columns of the kernel are of s phases: a convolution is the sum of s x s ones of stride 1, of
 // every s-th pixel. Phases are counted row by row.
-struct Phases {
-  std::int64_t kernel, stride;
-
-  explicit Phases(const ConvDims& d) : kernel(d.kernel), stride(d.stride) {}
-  std::int64_t count() const { return stride * stride; }
-  WinogradPhase operator[](std::int64_t phase) const { return {kernel, phase / stride, phase % stride}; }
-};
+inline std::int64_t phases_of(const ConvDims& d) { return d.stride * d.stride; }
 
 // The tiles of a batch, counted row by row.
 struct Tiles {

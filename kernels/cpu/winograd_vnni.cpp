@@ -159,21 +159,22 @@ void multiply(const Int16Product& p) {
   }
 }
 
+// V blocks of k and every block of c, half of whose channels are summed at a time.
 template <int V>
 void correlate_blocks(const Int16Correlation& p, std::int64_t block) {
   constexpr int R = L / 2;
-  for (int c = 0; c < L; c += R) {
+  for (std::int64_t row = 0; row < p.left_blocks * L; row += R) {
     Accumulators<R, V> sums;
-    const std::int32_t *left = p.left + c, *right = p.right + block * p.right_block;
+    const std::int32_t *left = p.left + row / L * p.left_block + row % L, *right = p.right + block * p.right_block;
     for (std::int64_t t = 0; t < p.pairs; ++t, left += L, right += L)
       sums.add([&](int r) { return left + r; }, [&](int v) { return right + v * p.right_block; });
     unrolled<V>([&](auto v) __attribute__((always_inline)) {
       const __m512 column_scale = _mm512_loadu_ps(p.right_scales + (block + v) * L);
       unrolled<R>([&](auto r) __attribute__((always_inline)) {
-        float* at = p.result + (c + r) * p.right_blocks * L + (block + v) * L;
+        float* at = p.result + (row + r) * p.result_row + (block + v) * L;
         const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums.sum[r][v]), column_scale);
         const __m512 before = p.add ? _mm512_loadu_ps(at) : _mm512_setzero_ps();
-        _mm512_storeu_ps(at, _mm512_fmadd_ps(scaled, _mm512_set1_ps(p.left_scales[c + r]), before));
+        _mm512_storeu_ps(at, _mm512_fmadd_ps(scaled, _mm512_set1_ps(p.left_scales[row + r]), before));
       });
     });
   }
