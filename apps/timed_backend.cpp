@@ -25,6 +25,10 @@ double flops(const LinearDims& d) {
   return 2.0 * static_cast<double>(d.rows) * static_cast<double>(d.in) * static_cast<double>(d.out);
 }
 double bytes(const ConvDims& d) { return floats(d.in.size() + d.in.c * d.out.c * d.kernel * d.kernel + d.out.size()); }
+// Of the small image instead of the large one.
+double upsampled_bytes(const ConvDims& d) {
+  return bytes(d) - floats(d.in.size() - d.in.n * d.in.c * d.out.pixels() / 4);
+}
 double bytes(const LinearDims& d) { return floats(d.rows * d.in + d.in * d.out + d.rows * d.out); }
 
 std::string text(const ImageDims& d) { return concat_text(d.n, "x", d.c, "x", d.h, "x", d.w); }
@@ -107,6 +111,18 @@ class TimedBackend final : public Backend {
   void conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias) override {
     timed("conv_backward_weights", text(d), flops(d), bytes(d),
           [&] { real_.conv_backward_weights(d, x, gy, gw, gbias); });
+  }
+  void upsampled_conv_forward(const ConvDims& d, const float* x, const float* w, float* y) override {
+    timed("upsampled_conv_forward", text(d), flops(d), upsampled_bytes(d),
+          [&] { real_.upsampled_conv_forward(d, x, w, y); });
+  }
+  void upsampled_conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) override {
+    timed("upsampled_conv_backward_data", text(d), flops(d), upsampled_bytes(d),
+          [&] { real_.upsampled_conv_backward_data(d, gy, w, gx); });
+  }
+  void upsampled_conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw) override {
+    timed("upsampled_conv_backward_weights", text(d), flops(d), upsampled_bytes(d),
+          [&] { real_.upsampled_conv_backward_weights(d, x, gy, gw); });
   }
   void linear_forward(const LinearDims& d, const float* x, const float* w, const float* bias, float* y) override {
     timed("linear_forward", text(d), flops(d), bytes(d), [&] { real_.linear_forward(d, x, w, bias, y); });

@@ -23,6 +23,8 @@ struct ConvOptions {
 // Cross-correlation, torch.nn.functional.conv2d: weight [O, C, K, K], bias [O] or undefined;
 // result [N, O, (H + 2 padding - K) / stride + 1, likewise].
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, ConvOptions options = {});
+// conv2d of upsample_nearest(x, 2, 1) with a weight [O, C, 3, 3], which never makes the large image: [N, O, 2 H, 2 W].
+Tensor upsample_conv2d(const Tensor& x, const Tensor& weight);
 struct LinearOptions {
   bool relu = false;  // fuse a ReLU behind the bias
 };

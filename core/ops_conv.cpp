@@ -165,6 +165,24 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, ConvOpt
                 });
 }
 
+Tensor upsample_conv2d(const Tensor& x, const Tensor& weight) {
+  constexpr const char* kOp = "upsample_conv2d";
+  ConvDims dims = conv_dims(kOp, x, weight, {}, {.padding = 1});
+  check(dims.kernel == 3, kOp, ": expected a weight [O, C, 3, 3], got ", weight.shape());
+  dims.padding = 0;
+  dims.out.h *= 2, dims.out.w *= 2;
+  dims.in.h = dims.out.h + 2, dims.in.w = dims.out.w + 2;
+  const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
+  backend(x).upsampled_conv_forward(dims, x.data(), weight.data(), y.data());
+  return record(kOp, y, {x, weight},
+                [dims, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
+                  const Tensor gx = needs[0] ? empty_like(x) : Tensor(), gw = needs[1] ? empty_like(weight) : Tensor();
+                  if (needs[0]) backend(x).upsampled_conv_backward_data(dims, gy.data(), weight.data(), gx.data());
+                  if (needs[1]) backend(x).upsampled_conv_backward_weights(dims, x.data(), gy.data(), gw.data());
+                  return {gx, gw};
+                });
+}
+
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, LinearOptions options) {
   LinearDims dims = linear_dims("linear", x, weight, bias);
   dims.relu = options.relu;

@@ -37,6 +37,16 @@ struct Conv2d {
   void visit(Visitor& f) { f("weight", weight), f("bias", bias); }
 };
 
+// Upsample{2, 1}, then Conv2d with kernel 3 and no bias, as one (see upsample_conv2d).
+struct UpsampleConv2d {
+  Parameter weight;
+
+  UpsampleConv2d(Random& random, std::int64_t in_channels, std::int64_t out_channels)
+      : weight(Conv2d(random, in_channels, out_channels, {.kernel = 3}).weight) {}
+  Tensor operator()(const Tensor& x) const { return upsample_conv2d(x, weight); }
+  void visit(Visitor& f) { f("weight", weight); }
+};
+
 // torch.nn.Linear.
 struct Linear {
   Parameter weight, bias;

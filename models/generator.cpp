@@ -66,9 +66,9 @@ Generator::Generator(Random& random, const GeneratorOptions& options)
       beta_(random, 4 * options.channels, 4 * options.channels, false) {
   const std::int64_t ch = options.channels;
   for (std::int64_t i = 0; i < options.residual_blocks; ++i) decoder_.emplace_back(random, 4 * ch);
-  upsampler_.add(Upsample{.pad = 1}).add("2", Conv2d(random, 4 * ch, 2 * ch, {.kernel = 3}));
+  upsampler_.add("2", UpsampleConv2d(random, 4 * ch, 2 * ch));
   upsampler_.add("3", ILN(2 * ch, kWithRelu));
-  upsampler_.add(Upsample{.pad = 1}).add("7", Conv2d(random, 2 * ch, ch, {.kernel = 3}));
+  upsampler_.add("7", UpsampleConv2d(random, 2 * ch, ch));
   upsampler_.add("8", ILN(ch, {.relu = true, .pad = 3}))
       .add("11", Conv2d(random, ch, options.image_channels, {.kernel = 7}))
       .add(Tanh{});

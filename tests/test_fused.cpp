@@ -5,6 +5,7 @@
 
 using namespace minidl;
 using namespace test;
+using Catch::Matchers::Contains;
 using Catch::Matchers::StartsWith;
 
 TEST_CASE("norms that pad their result equal norm and reflection_pad2d to the bit", "[fused]") {
@@ -65,6 +66,27 @@ TEST_CASE("upsample_nearest that pads equals upsample_nearest and reflection_pad
       }
 }
 
+TEST_CASE("upsample_conv2d equals upsample_nearest that pads and conv2d", "[fused]") {
+  std::vector<Nchw> cases = image_cases();
+  cases.push_back({2, 64, 31, 33});  // Winograd's, where there is one
+  for (const DeviceType device : test_devices())
+    for (const Nchw& d : cases) {
+      INFO(d.shape());
+      const std::int64_t out = d.c % 16 == 0 ? d.c : d.c + 3;
+      const Tensor x = random_tensor(d.shape(), device, 1), weight = random_plain({out, d.c, 3, 3}, device, 2);
+      const Tensor fused_x = leaf(x), fused_weight = leaf(weight), apart_x = leaf(x), apart_weight = leaf(weight);
+      const Tensor y = upsample_conv2d(fused_x, fused_weight);
+      const Tensor expected = conv2d(upsample_nearest(apart_x, 2, 1), apart_weight);
+      REQUIRE(y.shape() == expected.shape());
+      CHECK(relative_error(y.to_host(), expected.to_host()) <= 2e-6);
+      const Tensor cotangent = random_like(y, 3);
+      backward({{y, cotangent}});
+      backward({{expected, cotangent}});
+      CHECK(relative_error(fused_x.grad().to_host(), apart_x.grad().to_host()) <= 2e-6);
+      CHECK(relative_error(fused_weight.grad().to_host(), apart_weight.grad().to_host()) <= 2e-6);
+    }
+}
+
 TEST_CASE("conv1x1_of_scaled equals the convolution of the two scaled images", "[fused]") {
   for (const DeviceType device : test_devices())
     for (const Nchw& d : image_cases())
@@ -96,6 +118,14 @@ TEST_CASE("fused operations refuse what does not fit, by name", "[fused]") {
   CHECK_THAT(error_of([&] { instance_norm(leaf(x), {.pad = -1}); }), StartsWith("instance_norm: "));
   CHECK_THAT(error_of([&] { upsample_nearest(x, 2, 8); }), StartsWith("upsample_nearest: "));
   CHECK_THAT(error_of([&] { upsample_nearest(x, 2, -1); }), StartsWith("upsample_nearest: "));
+  CHECK_THAT(error_of([&] {
+               upsample_conv2d(x, random_plain({8, 16, 5, 5}, DeviceType::cpu, 1));
+             }),
+             StartsWith("upsample_conv2d: ") && Contains("[O, C, 3, 3]"));
+  CHECK_THAT(error_of([&] {
+               upsample_conv2d(x, random_plain({8, 32, 3, 3}, DeviceType::cpu, 1));
+             }),
+             StartsWith("upsample_conv2d: input [1, 16, 4, 5] has 16 channels"));
   const auto error = [&](const Tensor& image, const Tensor& first, const Tensor& second, const Tensor& weight) {
     return error_of([&] { conv1x1_of_scaled(image, first, second, weight, {}); });
   };

@@ -198,7 +198,7 @@ bool winograd_serves(const ConvDims& d, WinogradProducts products) {
       (d.kernel != 3 || d.stride != 1 || d.in.block != kInt16Lanes || !int16_kernels()))
     return false;
   const WinogradKernels* kernels = d.in.block == d.out.block ? kernels_of(d) : nullptr;
-  if (!kernels || d.padding > 2) return false;
+  if (!kernels || d.padding >= d.kernel) return false;
   // Input windows reach every pixel, also those at the end that the stride leaves over.
   const auto reached = [&](std::int64_t in, std::int64_t out) {
     return in + 2 * d.padding <= (out - 1 + kernels->taps) * d.stride;

@@ -109,6 +109,25 @@ void convolve(const char* what, ConvChoices<ConvPlanPointer>& choices, const Con
   check_status(execute(use, *plan, operands), what);
 }
 
+// The large image of a convolution that upsamples, in the pool's memory for the length of a call: what follows on the
+// stream may reuse it.
+class LargeImage {
+ public:
+  LargeImage(CudaBackend& device, const ConvDims& d)
+      : device_(device),
+        data_(static_cast<float*>(device.allocate(static_cast<std::size_t>(d.in.size()) * sizeof(float)))) {}
+  LargeImage(const LargeImage&) = delete;
+  LargeImage& operator=(const LargeImage&) = delete;
+  ~LargeImage() { device_.deallocate(data_); }
+  float* data() const { return data_; }
+
+ private:
+  CudaBackend& device_;
+  float* data_;
+};
+
+ImageDims small_image(const ConvDims& d) { return {d.in.n, d.in.c, d.out.h / 2, d.out.w / 2, d.in.block}; }
+
 }  // namespace
 
 void CudaBackend::set_precision(Precision precision) {
@@ -142,6 +161,24 @@ void CudaBackend::conv_backward_weights(const ConvDims& d, const float* x, const
   const ConvUse use{ConvPass::backward_weights, d, gbias != nullptr, precision_};
   convolve("conv2d, gradient of the weight", conv_choices_, use, operands_of(use, x, gw, gy, nullptr));
   if (gbias) sum_rows(rows_of(use), d.out.c, gy, gbias);
+}
+
+void CudaBackend::upsampled_conv_forward(const ConvDims& d, const float* x, const float* w, float* y) {
+  const LargeImage large(*this, d);
+  upsample_nearest_forward(small_image(d), 2, 1, x, large.data());
+  conv_forward(d, large.data(), w, nullptr, y, nullptr);
+}
+
+void CudaBackend::upsampled_conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
+  const LargeImage large(*this, d);
+  conv_backward_data(d, gy, w, large.data());
+  upsample_nearest_backward(small_image(d), 2, 1, large.data(), gx);
+}
+
+void CudaBackend::upsampled_conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw) {
+  const LargeImage large(*this, d);
+  upsample_nearest_forward(small_image(d), 2, 1, x, large.data());
+  conv_backward_weights(d, large.data(), gy, gw, nullptr);
 }
 
 }  // namespace minidl
