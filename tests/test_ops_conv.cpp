@@ -103,9 +103,12 @@ TEST_CASE("conv2d between many channels and few", "[conv]") {
 
 TEST_CASE("conv2d with a 1x1 kernel", "[conv]") {
   const ConvCase cases[] = {
-      {{1, 1, 1, 1}, 1, 1, {}, true},      {{2, 3, 3, 5}, 5, 1, {}, false},    {{1, 8, 1, 1}, 8, 1, {}, true},
-      {{3, 32, 7, 7}, 16, 1, {}, true},    {{1, 48, 17, 9}, 24, 1, {}, true},  {{2, 16, 7, 7}, 1, 1, {}, false},
-      {{1, 8, 3, 5}, 24, 1, {2, 0}, true}, {{1, 3, 7, 7}, 8, 1, {1, 1}, true},
+      {{1, 1, 1, 1}, 1, 1, {}, true},        {{2, 3, 3, 5}, 5, 1, {}, false},
+      {{1, 8, 1, 1}, 8, 1, {}, true},        {{3, 32, 7, 7}, 16, 1, {}, true},
+      {{1, 48, 17, 9}, 24, 1, {}, true},     {{2, 16, 7, 7}, 1, 1, {}, false},
+      {{1, 8, 3, 5}, 24, 1, {2, 0}, true},   {{1, 3, 7, 7}, 8, 1, {1, 1}, true},
+      {{2, 528, 3, 2}, 512, 1, {}, true},  // sides of many blocks, and more pixels than are summed at a time
+      {{1, 512, 19, 17}, 512, 1, {}, false},
   };
   for (const DeviceType device : test_devices())
     for (const ConvCase& c : cases) check_conv(c, device);
@@ -188,11 +191,11 @@ TEST_CASE("linear equals its definition", "[conv]") {
     bool bias, relu;
   };
   // Also of many rows, and so many inputs or outputs that they are cut into pieces.
-  const Case cases[] = {{1, 16, 32, true, false}, {3, 5, 7, true, false},     {2, 100, 1, false, false},
-                        {1, 1, 1, true, false},   {4, 1000, 8, true, true},   {2, 24, 24, false, true},
-                        {8, 257, 65, true, true}, {1, 9001, 3, false, false}, {2, 40004, 5, false, true},
-                        {9, 31, 33, true, true},  {33, 64, 20, true, false},  {5, 36, 300, true, true},  {3, 257, 31, true, false},
-                        {3, 2048, 3, false, false}, {1, 33, 257, true, false}, {3, 1, 2048, true, false}};
+  const Case cases[] = {
+      {1, 16, 32, true, false},   {3, 5, 7, true, false},     {2, 100, 1, false, false}, {1, 1, 1, true, false},
+      {4, 1000, 8, true, true},   {2, 24, 24, false, true},   {8, 257, 65, true, true},  {1, 9001, 3, false, false},
+      {2, 40004, 5, false, true}, {9, 31, 33, true, true},    {33, 64, 20, true, false}, {5, 36, 300, true, true},
+      {3, 257, 31, true, false},  {3, 2048, 3, false, false}, {1, 33, 257, true, false}, {3, 1, 2048, true, false}};
   for (const DeviceType device : test_devices())
     for (const Case& c : cases) {
       INFO(c.rows << " rows, " << c.in << " to " << c.out);

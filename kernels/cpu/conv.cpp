@@ -7,6 +7,7 @@
 #include <map>
 #include <tuple>
 
+#include "kernels/cpu/conv_1x1.h"
 #include "kernels/cpu/conv_narrow.h"
 #include "kernels/cpu/conv_primitives.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -161,6 +162,8 @@ void CpuBackend::conv_backward_weights(const ConvDims& d, const float* x, const 
       [&](ConvAlgorithm algorithm) {
         if (const auto products = winograd_products(algorithm))
           winograd_backward_weights(d, x, gy, gw, gbias, *products);
+        else if (algorithm == ConvAlgorithm::products)
+          products_backward_weights(d, x, gy, gw, gbias);
         else
           narrow_backward_weights(d, x, gy, gw, gbias);
       },

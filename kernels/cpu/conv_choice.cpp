@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "kernels/cpu/conv_1x1.h"
 #include "kernels/cpu/conv_narrow.h"
 #include "kernels/cpu/conv_primitives.h"
 #include "kernels/cpu/winograd.h"
@@ -19,6 +20,7 @@ constexpr struct {
                    {ConvAlgorithm::winograd, "winograd"},
                    {ConvAlgorithm::winograd_int16, "winograd_int16"},
                    {ConvAlgorithm::narrow, "narrow"},
+                   {ConvAlgorithm::products, "products"},
                    {ConvAlgorithm::bf16, "bf16"},
                    {ConvAlgorithm::bf16_any, "bf16_any"}};
 
@@ -38,8 +40,10 @@ std::optional<int> available_speed(const ConvUse& use, ConvAlgorithm algorithm) 
   if (rounds(algorithm) && use.precision != Precision::bf16) return std::nullopt;
   if (is_own(algorithm)) {
     const auto products = winograd_products(algorithm);
-    return (products ? winograd_serves(use.dims, *products) : narrow_serves(use)) ? std::optional(kVectorised)
-                                                                                  : std::nullopt;
+    const bool serves = products                               ? winograd_serves(use.dims, *products)
+                        : algorithm == ConvAlgorithm::products ? products_serve(use)
+                                                               : narrow_serves(use);
+    return serves ? std::optional(kVectorised) : std::nullopt;
   }
   return implementation_speed(use, algorithm);
 }
@@ -58,13 +62,8 @@ bool winograd_wins(const ConvUse& use) {
   return pixels >= 256 ? channels >= 32 : pixels >= 49 && channels >= 256;
 }
 
-// The weight gradient of a 1x1 convolution of many channels on a few pixels (larger kernels are Winograd's) is a matrix
-// product whose result, as large as the weight, comes out in the owner's plain layout; the blocked kernels would have
-// it reordered.
-bool products_win(const ConvUse& use) {
-  return use.pass == ConvPass::backward_weights && use.dims.stride == 1 && use.dims.out.pixels() <= 64 &&
-         std::min(use.dims.in.c, use.dims.out.c) >= 512;
-}
+// With fewer channels oneDNN's kernels are as fast, though they reorder the result, which is as large as the weight.
+bool products_win(const ConvUse& use) { return products_serve(use) && std::min(use.dims.in.c, use.dims.out.c) >= 512; }
 
 // bfloat16 multiplies and adds twice as much as float32 in a time. Reordering included, that is more than direct
 // float32 algorithms have to offer, and Winograd's with a stride, but less than Winograd's without one and our narrow
@@ -73,7 +72,9 @@ bool bf16_wins(const ConvDims& d) { return d.kernel > 1 || d.out.pixels() >= 32;
 
 }  // namespace
 
-bool is_own(ConvAlgorithm algorithm) { return winograd_products(algorithm) || algorithm == ConvAlgorithm::narrow; }
+bool is_own(ConvAlgorithm algorithm) {
+  return winograd_products(algorithm) || algorithm == ConvAlgorithm::narrow || algorithm == ConvAlgorithm::products;
+}
 
 std::optional<WinogradProducts> winograd_products(ConvAlgorithm algorithm) {
   if (algorithm == ConvAlgorithm::winograd) return WinogradProducts::float32;
@@ -100,7 +101,7 @@ ConvAlgorithm ruled_algorithm(const ConvUse& use) {
   if (bf16_wins(use.dims))
     for (const ConvAlgorithm rounding : {bf16, bf16_any})
       if (available_speed(use, rounding) == kVectorised) return rounding;
-  if (products_win(use) && available_speed(use, direct_planar)) return direct_planar;
+  if (products_win(use)) return products;
   // Our layout, unless another has a better implementation.
   ConvAlgorithm best = direct;
   int speed = available_speed(use, direct).value_or(-1);

@@ -17,6 +17,7 @@ enum class ConvAlgorithm {
   winograd,        // winograd.h
   winograd_int16,  // the same with operands rounded to 16-bit integers, for Precision::bf16
   narrow,          // conv_narrow.h
+  products,        // conv_1x1.h
   bf16,            // oneDNN's direct one with both operands rounded to bfloat16, results in our layout
   bf16_any,        // in the layout that oneDNN prefers; results are reordered
 };

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "kernels/cpu/loops.h"
+#include "kernels/cpu/products.h"
 #include "kernels/cpu/winograd_int16.h"
 #include "kernels/cpu/winograd_kernels.h"
 #include "kernels/cpu/winograd_tiles.h"
@@ -86,6 +87,7 @@ struct Pass {
   const WinogradKernels& kernels;
   Gather gather;
   Scatter scatter;
+  const ProductKernels& products = *product_kernels(c.lanes);
 
   // A thread has a strip and every column. Points of as many tiles as its cache holds are multiplied in place: the result
   // at a point is written where the source of the point before was.
@@ -93,12 +95,12 @@ struct Pass {
     const std::int64_t per_sample = Strip::per_sample(tiles), results = c.groups * c.columns;
     const std::int64_t tile_bytes = kPoints * std::max(c.depth, results) * c.lanes * std::int64_t{sizeof(float)};
     const std::int64_t most_turns =
-        std::clamp<std::int64_t>(cached_bytes() / (tile_bytes * kernels.product_tiles), 1, kMostTurns);
+        std::clamp<std::int64_t>(cached_bytes() / (tile_bytes * products.rows), 1, kMostTurns);
     parallel_for(
         tiles.d.in.n * per_sample, tiles.per_sample() / per_sample * kPoints * tiles.d.in.c, [&](std::int64_t i) {
           const Strip strip{i % per_sample, Strip::rows_of(tiles, i % per_sample)};
           const std::int64_t begin = (i / per_sample * tiles.rows + strip.rows.begin) * tiles.columns;
-          const std::int64_t count = strip.rows.size() * tiles.columns, turns = divide_up(count, kernels.product_tiles);
+          const std::int64_t count = strip.rows.size() * tiles.columns, turns = divide_up(count, products.rows);
           const std::int64_t groups = divide_up(turns, most_turns);
           for (std::int64_t g = 0; g < groups; ++g) {
             const Part group(turns, g, groups);
@@ -137,9 +139,9 @@ struct Pass {
           const std::int64_t phase = i / kPoints, point = i % kPoints, group = c.groups > 1 ? phase : 0;
           const std::int64_t row = (c.groups > 1 ? 0 : phase * others) + chunk.begin;
           const float* right = weights + i * weights_step;
-          kernels.multiply({count, source + point * step + row * block, block, right, right + weights_step,
-                            chunk.size(), vectors, result + (group * kPoints + point) * result_step, block,
-                            chunk.begin > 0 || phase > group});
+          products.multiply({count, source + point * step + row * block, block, right, width, right + weights_step,
+                             chunk.size(), vectors, result + (group * kPoints + point) * result_step, block,
+                             chunk.begin > 0 || phase > group});
         }
       }
       for (std::int64_t group = 0; group < c.groups; ++group)
@@ -176,8 +178,8 @@ struct Pass {
       for_panels([&](std::int64_t panel, std::int64_t point, float* to) {
         const float* next =
             weights + (panel + 1 < c.panels() ? c.offset(panel + 1, point) : c.offset(0, (point + 1) % kPoints));
-        kernels.multiply({count, source.data + point * step, block, weights + c.offset(panel, point), next, c.depth,
-                          c.vectors(panel), to, block, false});
+        products.multiply({count, source.data + point * step, block, weights + c.offset(panel, point),
+                           c.vectors(panel) * c.lanes, next, c.depth, c.vectors(panel), to, block, false});
       });
     }
     for (std::int64_t group = 0; group < c.groups; ++group)

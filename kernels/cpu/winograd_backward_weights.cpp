@@ -1,6 +1,8 @@
 #include <algorithm>
 
+#include "kernels/cpu/channel_sums.h"
 #include "kernels/cpu/loops.h"
+#include "kernels/cpu/products.h"
 #include "kernels/cpu/winograd.h"
 #include "kernels/cpu/winograd_int16.h"
 #include "kernels/cpu/winograd_tiles.h"
@@ -18,22 +20,6 @@ constexpr std::int64_t kFewPoints = 3 << 16;
 constexpr std::int64_t kSums = 5 << 20;
 // Tiles that a thread transforms at a time, and blocks of the right side that it multiplies.
 constexpr std::int64_t kSomeTiles = 16, kSomeBlocks = 8;
-
-// gbias[k] = sum of gy over samples and pixels.
-void sum_channels(const ImageDims& d, const float* gy, float* gbias) {
-  dispatch_block(d.block, [&]<int K>() {
-    parallel_for(d.c / d.block, d.n * d.pixels() * d.block, [&](std::int64_t block) {
-      double sums[kLanes * std::max(K, 1)], total[kLanes * std::max(K, 1)] = {};
-      for (std::int64_t n = 0; n < d.n; ++n) {
-        const float* run = gy + d.index(n, block * d.block, 0, 0);
-        sum_lanes<K, 1>(0, d.pixels() * d.block, sums, [run](auto at, int) { return Terms<1>{{at(run)}}; });
-        for (std::int64_t lane = 0; lane < d.block; ++lane) total[lane] += sums[lane];
-      }
-      for (std::int64_t lane = 0; lane < d.block; ++lane)
-        gbias[block * d.block + lane] = static_cast<float>(total[lane]);
-    });
-  });
-}
 
 // One side of the products: blocks of channels at all points of a piece's tiles, as they are or as pairs of integers with
 // a scale for each channel.
@@ -135,9 +121,9 @@ void winograd_backward_weights(const ConvDims& d, const float* x, const float* g
                                   right.pairs(point) + r.begin * right.block, right.block, r.size(),
                                   right.scales_at(point) + r.begin * lanes, result, row, piece.begin > 0});
     else
-      kernels.correlate({piece.size(), left.data + point * left.step + l.begin * left.block, left.block, l.size(),
-                         right.data + point * right.step + r.begin * right.block, right.block, r.size(), result, row,
-                         piece.begin > 0});
+      product_kernels(lanes)->correlate({piece.size(), left.data + point * left.step + l.begin * left.block, left.block,
+                                         l.size(), right.data + point * right.step + r.begin * right.block, right.block,
+                                         r.size(), result, row, piece.begin > 0});
   };
   // The lanes of a vector are channels of the right side, the other channels those of the left.
   const auto to_weights = [&](std::int64_t l, std::int64_t r, const float* sums, std::int64_t step, std::int64_t row) {

@@ -31,32 +31,6 @@ struct WinogradPoints {
   std::int64_t step, block;
 };
 
-// Matrices of one point: `rows` tiles by channels in blocks of a vector, as WinogradPoints has them.
-struct WinogradProduct {
-  std::int64_t tiles;         // rows of left and result
-  const float* left;          // tiles x depth in blocks; element (t, c) at c / L * left_block + t * L + c % L
-  std::int64_t left_block;    //
-  const float* right;         // depth x vectors * L, row-major
-  const float* next;          // the right of the product to come: is brought into the second cache
-  std::int64_t depth_blocks;  // depth / L
-  std::int64_t vectors;       // 1 or 2
-  float* result;              // tiles x vectors * L in blocks, result_block apart
-  std::int64_t result_block;  //
-  bool add;                   // to what the result holds
-};
-
-// Matrices of one point, too: the sum over tiles of left(t, c) right(t, k) for every c and k.
-struct WinogradCorrelation {
-  std::int64_t tiles;
-  const float* left;  // tiles x L for each block of c, left_block apart
-  std::int64_t left_block, left_blocks;
-  const float* right;  // tiles x L for each block of k, right_block apart
-  std::int64_t right_block, right_blocks;
-  float* result;  // left_blocks * L rows of right_blocks * L
-  std::int64_t result_row;
-  bool add;  // to what the result holds
-};
-
 // Where the kernels between the lanes of a vector and other channels lie, in floats: plain, and at points by phases. With
 // stride s, phase i * s + j has the taps in rows i, i + s, ... and columns j, j + s, ...
 struct WinogradWeights {
@@ -67,10 +41,9 @@ struct WinogradWeights {
 };
 
 struct WinogradKernels {
-  std::int64_t lanes;          // L, channels of a vector: the block of the images
-  std::int64_t product_tiles;  // that are multiplied at a time
-  std::int64_t output, taps;   // m and r of F(m x m, r x r)
-  std::int64_t stride;         // of the convolution: pixels from one column of an input window to the next
+  std::int64_t lanes;         // L, channels of a vector: the block of the images
+  std::int64_t output, taps;  // m and r of F(m x m, r x r)
+  std::int64_t stride;        // of the convolution: pixels from one column of an input window to the next
 
   // Transforms of tiles, given by their windows, with `blocks` blocks of channels. The points of tile t lie t * L
   // floats after those of the first. What lies outside of the image counts as zero and is not written.
@@ -83,9 +56,6 @@ struct WinogradKernels {
   // Transforms of the kernels between the lanes of a vector and `count` other channels.
   void (*weights_to_points)(const float* w, const WinogradWeights& layout, std::int64_t count, float* to);
   void (*points_to_weights)(const float* from, const WinogradWeights& layout, std::int64_t count, float* w);
-
-  void (*multiply)(const WinogradProduct& product);
-  void (*correlate)(const WinogradCorrelation& correlation);
 };
 
 // F(4x4, 3x3) and F(3x3, 4x4) with stride 1, F(5x5, 2x2) with stride 2.
