@@ -55,9 +55,9 @@ bool winograd_wins(const ConvUse& use) {
   const std::int64_t channels = std::min(d.in.c, d.out.c), pixels = d.out.pixels();
   if (!winograd_serves(d, WinogradProducts::float32)) return false;
   if (d.stride == 2) {
-    // With AVX2 a gradient of the input needs more pixels to repay the transforms.
-    const bool few = use.pass == ConvPass::backward_data && d.in.block == 8 && d.in.n * pixels < 2048;
-    return use.precision != Precision::bf16 && channels >= 64 && pixels >= 1024 && !few;
+    // Pixels that repay the transforms; with AVX2 the products repay less.
+    const std::int64_t least = d.in.block == 8 ? 2048 : use.pass == ConvPass::forward ? 512 : 128;
+    return use.precision != Precision::bf16 && channels >= 64 && d.in.n * pixels >= least;
   }
   return pixels >= 256 ? channels >= 32 : pixels >= 49 && channels >= 256;
 }
