@@ -137,6 +137,6 @@ TEST_CASE("the reference's run in bf16 has the reference's losses within 2 %") {
   const std::vector<Losses> losses = metric_losses(results.path() / "shapes_png" / "metrics.jsonl");
   const std::vector<Losses> expected = logged_losses(golden() / "train.log");
   check_losses(losses, expected, 2e-2);
-  // Float32 agrees a hundred times better: these convolutions did round.
-  CHECK(std::abs(losses[0].g_loss - expected[0].g_loss) > 1e-5 * expected[0].g_loss);
+  // Float32 agrees a hundred times better: convolutions did round, on every processor those of the discriminators.
+  CHECK(std::abs(losses[0].d_loss - expected[0].d_loss) > 1e-5 * expected[0].d_loss);
 }

@@ -57,7 +57,7 @@ bool winograd_wins(const ConvUse& use) {
   if (d.stride == 2) {
     // Pixels that repay the transforms; with AVX2 the products repay less.
     const std::int64_t least = d.in.block == 8 ? 2048 : use.pass == ConvPass::forward ? 512 : 128;
-    return use.precision != Precision::bf16 && channels >= 64 && d.in.n * pixels >= least;
+    return (use.precision != Precision::bf16 || has_tiles()) && channels >= 64 && d.in.n * pixels >= least;
   }
   return pixels >= 256 ? channels >= 32 : pixels >= 49 && channels >= 256;
 }
@@ -65,12 +65,33 @@ bool winograd_wins(const ConvUse& use) {
 // With fewer channels oneDNN's kernels are as fast, though they reorder the result, which is as large as the weight.
 bool products_win(const ConvUse& use) { return products_serve(use) && std::min(use.dims.in.c, use.dims.out.c) >= 512; }
 
-// bfloat16 multiplies and adds twice as much as float32 in a time. Reordering included, that is more than direct
-// float32 algorithms have to offer, and Winograd's with a stride, but less than Winograd's without one and our narrow
-// kernels (docs/benchmarks.md). On a handful of pixels a 1x1 convolution takes less time than reordering its weights.
-bool bf16_wins(const ConvDims& d) { return d.kernel > 1 || d.out.pixels() >= 32; }
+// Without tile registers bfloat16 multiplies and adds twice as much as float32 in a time. Reordering included, that is more
+// than direct float32 algorithms have to offer, and Winograd's with a stride, but less than Winograd's without one and our
+// narrow kernels (docs/benchmarks.md). On a handful of pixels a 1x1 convolution takes less time than reordering its weights.
+bool bf16_wins(const ConvDims& d) { return !has_tiles() && (d.kernel > 1 || d.out.pixels() >= 32); }
+
+// Tile registers multiply many times as much, which leaves to others what consists of reordering. Of what Winograd's
+// algorithm serves in 16-bit integers, they take less time for many channels, and more for the gradient of the weight.
+bool tiles_win(const ConvUse& use) {
+  const ConvDims& d = use.dims;
+  const bool mostly_weights = d.stride == 1 && d.out.pixels() < 256;
+  const bool integers_serve = winograd_wins(use) && available_speed(use, ConvAlgorithm::winograd_int16);
+  const std::int64_t channels = std::min(d.in.c, d.out.c);
+  if (integers_serve && (use.pass == ConvPass::backward_weights || channels < 256)) return false;
+  return available_speed(use, ConvAlgorithm::bf16_any) == kByTiles && channels >= 32 &&
+         !(mostly_weights && (d.kernel > 1 || use.pass == ConvPass::backward_weights));
+}
 
 }  // namespace
+
+bool has_tiles() {
+  static const bool has = [] {
+    const ImageDims image{1, 64, 16, 16, 16};
+    const ConvUse use{ConvPass::forward, {image, image, 1, 1, 0}, false, Precision::bf16};
+    return available_speed(use, ConvAlgorithm::bf16_any) == kByTiles;
+  }();
+  return has;
+}
 
 bool is_own(ConvAlgorithm algorithm) {
   return winograd_products(algorithm) || algorithm == ConvAlgorithm::narrow || algorithm == ConvAlgorithm::products;
@@ -97,7 +118,9 @@ std::optional<ConvAlgorithm> algorithm_named(std::string_view name) {
 ConvAlgorithm ruled_algorithm(const ConvUse& use) {
   using enum ConvAlgorithm;
   if (narrow_serves(use)) return narrow;
+  if (tiles_win(use)) return bf16_any;
   if (winograd_wins(use)) return available_speed(use, winograd_int16) ? winograd_int16 : winograd;
+  if (products_win(use) && use.dims.out.pixels() < 64) return products;
   if (bf16_wins(use.dims))
     for (const ConvAlgorithm rounding : {bf16, bf16_any})
       if (available_speed(use, rounding) == kVectorised) return rounding;

@@ -22,6 +22,10 @@ enum class ConvAlgorithm {
   bf16_any,        // in the layout that oneDNN prefers; results are reordered
 };
 
+// Whether the processor multiplies matrices of bfloat16 in tile registers (Intel AMX). It then has no fast kernels of
+// other kinds for them.
+bool has_tiles();
+
 // Whether our kernels compute it, rather than a primitive of oneDNN.
 bool is_own(ConvAlgorithm algorithm);
 

@@ -60,7 +60,8 @@ ForwardConv::PrimitiveDesc hint(const ConvDescs& ours) {
 }
 
 int speed_of(const std::string& implementation) {
-  return implementation.starts_with("jit")                  ? kVectorised  // "jit:avx2"
+  return implementation.find("amx") != std::string::npos    ? kByTiles     // "brgconv:avx512_core_amx_bf16"
+         : implementation.starts_with("jit")                ? kVectorised  // "jit:avx2"
          : implementation.find("gemm") != std::string::npos ? kByProducts  // "x64:gemm:jit"
                                                             : kScalar;
 }

@@ -36,7 +36,7 @@ template <class Conv>
 std::optional<typename Conv::PrimitiveDesc> primitive_desc(const ConvUse& use, ConvAlgorithm algorithm);
 
 // What oneDNN's implementation consists of.
-inline constexpr int kScalar = 0, kByProducts = 1, kVectorised = 2;
+inline constexpr int kScalar = 0, kByProducts = 1, kVectorised = 2, kByTiles = 3;  // the last: Intel AMX
 std::optional<int> implementation_speed(const ConvUse& use, ConvAlgorithm algorithm);
 
 }  // namespace minidl::cpu

@@ -1,5 +1,6 @@
 #include "kernels/cpu/winograd.h"
 
+#include <omp.h>
 #include <unistd.h>
 
 #include "kernels/cpu/loops.h"
@@ -15,8 +16,9 @@ namespace {
 constexpr std::int64_t kPoints = kWinogradPoints;
 // Tiles that are multiplied at a time are up to so many times those of a product.
 constexpr std::int64_t kMostTurns = 4;
-// Fewest tiles of a strip: products of fewer waste registers or read weights too often.
-constexpr std::int64_t kStripTiles = 56;
+// Tiles that a strip has at least: of fewer than the first, products waste registers or read weights too often; of fewer
+// than the second they do so all the more.
+constexpr std::int64_t kGoodStrip = 56, kLeastStrip = 28;
 // Tiles that are gathered or scattered at a time where a thread has them all, or not all channels.
 constexpr std::int64_t kSomeTiles = 16;
 // Tiles whose points are rounded at a time.
@@ -69,10 +71,10 @@ struct Strip {
   std::int64_t index;  // in its sample
   Part rows;
 
-  static std::int64_t per_sample(const Tiles& tiles) {
-    return divide_up(tiles.rows, std::max(divide_up(tiles.rows, 8), divide_up(kStripTiles, tiles.columns)));
+  // Up to eight.
+  static std::int64_t per_sample(const Tiles& tiles, std::int64_t least) {
+    return divide_up(tiles.rows, std::max(divide_up(tiles.rows, 8), divide_up(least, tiles.columns)));
   }
-  static Part rows_of(const Tiles& tiles, std::int64_t index) { return Part(tiles.rows, index, per_sample(tiles)); }
 };
 
 // What the passes have in common: tiles are transformed, multiplied by weights and transformed back.
@@ -91,14 +93,14 @@ struct Pass {
 
   // A thread has a strip and every column. Points of as many tiles as its cache holds are multiplied in place: the result
   // at a point is written where the source of the point before was.
-  void by_strips(const float* weights) const {
-    const std::int64_t per_sample = Strip::per_sample(tiles), results = c.groups * c.columns;
+  void by_strips(const float* weights, std::int64_t per_sample) const {
+    const std::int64_t results = c.groups * c.columns;
     const std::int64_t tile_bytes = kPoints * std::max(c.depth, results) * c.lanes * std::int64_t{sizeof(float)};
     const std::int64_t most_turns =
         std::clamp<std::int64_t>(cached_bytes() / (tile_bytes * products.rows), 1, kMostTurns);
     parallel_for(
         tiles.d.in.n * per_sample, tiles.per_sample() / per_sample * kPoints * tiles.d.in.c, [&](std::int64_t i) {
-          const Strip strip{i % per_sample, Strip::rows_of(tiles, i % per_sample)};
+          const Strip strip{i % per_sample, Part(tiles.rows, i % per_sample, per_sample)};
           const std::int64_t begin = (i / per_sample * tiles.rows + strip.rows.begin) * tiles.columns;
           const std::int64_t count = strip.rows.size() * tiles.columns, turns = divide_up(count, products.rows);
           const std::int64_t groups = divide_up(turns, most_turns);
@@ -159,27 +161,29 @@ struct Pass {
     const std::int64_t block = count * c.lanes, results = c.groups * c.columns;
     const std::int64_t step = point_step(std::max(c.depth, results) * block);
     float* points = scratch<float, Points>((kPoints + 1) * step);
-    // multiply(panel, point, where the result goes)
+    // multiply(panel, point, offset of the panel to come, where the result goes)
     const auto for_panels = [&](auto multiply) {
       for (std::int64_t point = 0; point < kPoints; ++point)
-        for (std::int64_t panel = 0; panel < c.panels(); ++panel)
-          multiply(panel, point, points + point * step + c.before(panel) * block);
+        for (std::int64_t panel = 0; panel < c.panels(); ++panel) {
+          const bool last = panel + 1 == c.panels();
+          const std::int64_t next = last ? c.offset(0, (point + 1) % kPoints) : c.offset(panel + 1, point);
+          multiply(panel, point, next, points + point * step + c.before(panel) * block);
+        }
     };
     if (c.products == WinogradProducts::int16) {
       const RoundedSource source(c, first, count, gather);
-      for_panels([&](std::int64_t panel, std::int64_t point, float* to) {
+      const auto* pairs = reinterpret_cast<const std::int32_t*>(weights);
+      for_panels([&](std::int64_t panel, std::int64_t point, std::int64_t next, float* to) {
         int16_kernels()->multiply({count, source.data + point * source.step, block, source.scales + point * count,
-                                   reinterpret_cast<const std::int32_t*>(weights) + c.offset(panel, point),
+                                   pairs + c.offset(panel, point), pairs + next,
                                    weights + c.scales_offset(panel, point), c.depth, c.vectors(panel), to, block});
       });
     } else {
       const WinogradPoints source{points + step, step, block};
       gather(first, count, 0, c.others(), source);
-      for_panels([&](std::int64_t panel, std::int64_t point, float* to) {
-        const float* next =
-            weights + (panel + 1 < c.panels() ? c.offset(panel + 1, point) : c.offset(0, (point + 1) % kPoints));
+      for_panels([&](std::int64_t panel, std::int64_t point, std::int64_t next, float* to) {
         products.multiply({count, source.data + point * step, block, weights + c.offset(panel, point),
-                           c.vectors(panel) * c.lanes, next, c.depth, c.vectors(panel), to, block, false});
+                           c.vectors(panel) * c.lanes, weights + next, c.depth, c.vectors(panel), to, block, false});
       });
     }
     for (std::int64_t group = 0; group < c.groups; ++group)
@@ -229,17 +233,20 @@ void winograd_forward(const ConvDims& d, const float* x, const float* w, const f
         const Windows<float> windows(first, count, [&](std::int64_t t) { return tiles.output_window(planes, t); });
         kernels.scatter_output(from, blocks, bias ? bias + block * c.lanes : nullptr, windows);
       }};
+  // How rows are cut does not change their results: strips are as large as leaves one to every thread.
+  const std::int64_t good = Strip::per_sample(tiles, kGoodStrip);
+  const std::int64_t strips = d.in.n * good >= omp_get_max_threads() ? good : Strip::per_sample(tiles, kLeastStrip);
   if (prepared) {
     const auto kept = prepared->find_or_make<TransformedWeight>(
         [&](const TransformedWeight& form) { return form.serves(kernels, products); },
         [&] { return std::make_shared<const TransformedWeight>(kernels, c, w); });
-    pass.by_strips(kept->data());
+    pass.by_strips(kept->data(), strips);
   } else if (by_columns(tiles, c)) {
     pass.by_columns(w);
   } else {
     float* weights = scratch<float, Weight>(c.size());
     transform_weights(kernels, c, w, weights);
-    pass.by_strips(weights);
+    pass.by_strips(weights, strips);
   }
 }
 
@@ -251,7 +258,8 @@ void winograd_backward_data(const ConvDims& d, const float* gy, const float* w, 
   // The input windows of a strip's last row reach into the next strip. Another thread may be there: what they add goes
   // to an image of its own, a few rows for each strip, and is added afterwards.
   const bool in_columns = by_columns(tiles, c);
-  const std::int64_t strips = in_columns ? 1 : Strip::per_sample(tiles), edge_rows = tiles.overlap * d.stride;
+  const std::int64_t strips = in_columns ? 1 : Strip::per_sample(tiles, kLeastStrip),
+                     edge_rows = tiles.overlap * d.stride;
   const ImageDims edge_dims{d.in.n, d.in.c, strips * edge_rows, d.in.w, d.in.block};
   float* edges = scratch<float, Edges>(edge_dims.size());
   // Tiles come from left to right and from top to bottom; the first at a pixel sets it, the others add.
@@ -286,13 +294,13 @@ void winograd_backward_data(const ConvDims& d, const float* gy, const float* w, 
   if (in_columns) return pass.by_columns(w);
   float* weights = scratch<float, Weight>(c.size());
   transform_weights(kernels, c, w, weights);
-  pass.by_strips(weights);
+  pass.by_strips(weights, strips);
 
   const std::int64_t boundaries = strips - 1, length = d.in.w * d.in.block;
   parallel_for(d.in.n * c.columns * boundaries, edge_rows * length, [&](std::int64_t i) {
     const std::int64_t plane = i / boundaries, strip = i % boundaries;
     const std::int64_t n = plane / c.columns, channel = plane % c.columns * c.lanes;
-    const std::int64_t y = tiles.first_pixel(Strip::rows_of(tiles, strip).end);
+    const std::int64_t y = tiles.first_pixel(Part(tiles.rows, strip, strips).end);
     for (std::int64_t r = 0; r < edge_rows && y + r < d.in.h; ++r) {
       const float* edge = edges + edge_dims.index(n, channel, strip * edge_rows + r, 0);
       float* row = gx + d.in.index(n, channel, y + r, 0);

@@ -20,6 +20,7 @@ struct Int16Product {
   std::int64_t left_block;    //
   const float* left_scales;   // of the tiles
   const std::int32_t* right;  // depth / 2 x 16 * vectors; an element is a pair of rows: the first in the lower half
+  const std::int32_t* next;   // the right of the product to come: is read ahead
   const float* right_scales;  // of the columns
   std::int64_t depth_blocks;  // depth / 16
   std::int64_t vectors;       // 1 or 2

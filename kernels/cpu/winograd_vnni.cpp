@@ -15,6 +15,8 @@ constexpr float kNorm = 32767;
 constexpr float kLeast = 1e-30f, kMost = 1e30f;
 // Rows of a product that are multiplied at a time.
 constexpr int kRows = 14;
+// Rows that are read ahead: of a product's right operand, of both operands of a correlation.
+constexpr int kAhead = 8, kRowsAhead = 16;
 
 bool in_range(__m512 squares) {
   return _mm512_cmp_ps_mask(squares, _mm512_set1_ps(kLeast), _CMP_GE_OQ) == 0xffff &&
@@ -123,14 +125,20 @@ struct Accumulators {
   }
 };
 
+// Rows [first, first + R), which are turn `turn` of `turns`. Each turn reads its part of the next product's operand.
 template <int R, int V>
-void multiply_rows(const Int16Product& p, std::int64_t first) {
+void multiply_rows(const Int16Product& p, std::int64_t first, std::int64_t turn, std::int64_t turns) {
   Accumulators<R, V> sums;
   const std::int16_t* left = p.left + first * L;
   const std::int32_t* right = p.right;
+  const std::int64_t step = V * L / turns;
+  const std::int32_t* next = p.next + turn * p.depth_blocks * (L / 2) * step;
   for (std::int64_t block = 0; block < p.depth_blocks; ++block, left += p.left_block)
-    for (int c = 0; c < L; c += 2, right += V * L)
+    for (int c = 0; c < L; c += 2, right += V * L, next += step) {
+      for (int v = 0; v < V; ++v) __builtin_prefetch(right + (kAhead * V + v) * L);
+      __builtin_prefetch(next, 0, 2);
       sums.add([&](int r) { return left + r * L + c; }, [&](int v) { return right + v * L; });
+    }
   unrolled<V>([&](auto v) __attribute__((always_inline)) {
     const __m512 column_scale = _mm512_loadu_ps(p.right_scales + v * L);
     unrolled<R>([&](auto r) __attribute__((always_inline)) {
@@ -142,20 +150,20 @@ void multiply_rows(const Int16Product& p, std::int64_t first) {
 }
 
 template <int V, int... R>
-void multiply_some(const Int16Product& p, std::int64_t first, std::int64_t rows, std::integer_sequence<int, R...>) {
-  (void)((rows == R + 1 && (multiply_rows<R + 1, V>(p, first), true)) || ...);
+void multiply_some(const Int16Product& p, std::int64_t turn, std::int64_t turns, std::integer_sequence<int, R...>) {
+  const std::int64_t first = turn * p.tiles / turns, rows = (turn + 1) * p.tiles / turns - first;
+  (void)((rows == R + 1 && (multiply_rows<R + 1, V>(p, first, turn, turns), true)) || ...);
 }
 
 // In turns of nearly equal numbers of tiles.
 void multiply(const Int16Product& p) {
   const std::int64_t turns = (p.tiles + kRows - 1) / kRows;
   for (std::int64_t turn = 0; turn < turns; ++turn) {
-    const std::int64_t first = turn * p.tiles / turns, rows = (turn + 1) * p.tiles / turns - first;
     constexpr std::make_integer_sequence<int, kRows> kCounts;
     if (p.vectors == 2)
-      multiply_some<2>(p, first, rows, kCounts);
+      multiply_some<2>(p, turn, turns, kCounts);
     else
-      multiply_some<1>(p, first, rows, kCounts);
+      multiply_some<1>(p, turn, turns, kCounts);
   }
 }
 
@@ -166,8 +174,11 @@ void correlate_blocks(const Int16Correlation& p, std::int64_t block) {
   for (std::int64_t row = 0; row < p.left_blocks * L; row += R) {
     Accumulators<R, V> sums;
     const std::int32_t *left = p.left + row / L * p.left_block + row % L, *right = p.right + block * p.right_block;
-    for (std::int64_t t = 0; t < p.pairs; ++t, left += L, right += L)
+    for (std::int64_t t = 0; t < p.pairs; ++t, left += L, right += L) {
+      for (int v = 0; v < V; ++v) __builtin_prefetch(right + v * p.right_block + kRowsAhead * L);
+      __builtin_prefetch(left + kRowsAhead * L);
       sums.add([&](int r) { return left + r; }, [&](int v) { return right + v * p.right_block; });
+    }
     unrolled<V>([&](auto v) __attribute__((always_inline)) {
       const __m512 column_scale = _mm512_loadu_ps(p.right_scales + (block + v) * L);
       unrolled<R>([&](auto r) __attribute__((always_inline)) {
