@@ -61,15 +61,19 @@ Tensor images_to_tensor(std::span<const std::uint8_t> bytes, std::int64_t n, std
 
 namespace {
 
-// Images [first, first + count) of a batch in a grid of rows of `columns` images.
-Image draw_grid(const char* op, const Tensor& x, std::int64_t first, std::int64_t count, std::int64_t columns) {
+void require_pictures(const char* op, const Tensor& x) {
+  require_image(op, x);
+  check(x.shape()[1] == 1 || x.shape()[1] == 3, op, ": expected 1 or 3 channels, got ", x.shape());
+}
+
+// The images of a batch in a grid of rows of `columns` images.
+Image draw_grid(const Tensor& x, std::int64_t columns) {
   const ImageDims d = x.image_dims();
-  check(d.c == 1 || d.c == 3, op, ": expected 1 or 3 channels, got ", x.shape());
-  const std::int64_t rows = (count + columns - 1) / columns;
+  const std::int64_t rows = (d.n + columns - 1) / columns;
   Image image(static_cast<int>(columns * d.w), static_cast<int>(rows * d.h), static_cast<int>(d.c));
   const std::vector<float> values = x.to_host();
-  const float* value = values.data() + first * d.c * d.pixels();
-  for (std::int64_t i = 0; i < count; ++i)
+  const float* value = values.data();
+  for (std::int64_t i = 0; i < d.n; ++i)
     for (std::int64_t c = 0; c < d.c; ++c)
       for (std::int64_t y = 0; y < d.h; ++y) {
         std::uint8_t* row = image.row(static_cast<int>(i / columns * d.h + y)) + i % columns * d.w * d.c + c;
@@ -86,15 +90,15 @@ Image draw_grid(const char* op, const Tensor& x, std::int64_t first, std::int64_
 }  // namespace
 
 Image tensor_to_image(const Tensor& x, std::int64_t n) {
-  require_image("tensor_to_image", x);
+  require_pictures("tensor_to_image", x);
   check(n >= 0 && n < x.shape()[0], "tensor_to_image: image ", n, " of a batch of ", x.shape()[0]);
-  return draw_grid("tensor_to_image", x, n, 1, 1);
+  return draw_grid(slice_samples(x.detach(), n, 1), 1);  // the others stay on the device
 }
 
 Image tensor_to_grid(const Tensor& x, std::int64_t columns) {
-  require_image("tensor_to_grid", x);
+  require_pictures("tensor_to_grid", x);
   check(columns >= 1, "tensor_to_grid: expected at least 1 column, got ", columns);
-  return draw_grid("tensor_to_grid", x, 0, x.shape()[0], columns);
+  return draw_grid(x, columns);
 }
 
 }  // namespace minidl

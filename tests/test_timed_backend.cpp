@@ -109,6 +109,13 @@ TEST_CASE("a profile counts calls, operations and bytes", "[profile]") {
   CHECK(profile.records().empty());
 }
 
+TEST_CASE("tensor_to_image fetches one image of a batch, not all", "[profile]") {
+  OpProfile profile;
+  const Tensor x = random_tensor({4, 3, 5, 7}, DeviceType::cpu, 1);
+  timed(profile, [&] { return tensor_to_image(x, 2); });
+  CHECK(record_of(profile.records(), "download").shape == "420 bytes");
+}
+
 TEST_CASE("a replaced backend comes back, and scopes nest", "[profile]") {
   Backend& own = backend_of(DeviceType::cpu);
   OpProfile outer_profile, inner_profile;
