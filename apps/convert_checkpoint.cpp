@@ -1,26 +1,14 @@
 // convert_checkpoint: networks from one file format to another, and what a file holds.
-#include <algorithm>
 #include <iostream>
 
 #include "apps/command_line.h"
 #include "apps/convert_options.h"
-#include "models/checkpoint.h"
 #include "models/checkpoint_conversion.h"
 #include "models/onnx_export.h"
 
 namespace {
 
 using namespace minidl;
-
-// ONNX holds one generator: A2B unless the file or the flag says otherwise.
-void convert_to_onnx(const ArrayFile& file, const CheckpointInfo& info, const ConvertOptions& o) {
-  const std::string direction = !o.direction.empty() ? o.direction : !info.direction.empty() ? info.direction : "A2B";
-  std::optional<Generator> generator = load_generator(file, info, direction);
-  check(generator.has_value(), o.input, " holds the generator ", info.direction, " only, not ", direction);
-  write_onnx(o.output, *generator, direction, std::max<std::int64_t>(info.step, 0));
-  if (o.direction.empty() && info.kind != CheckpointInfo::Kind::generator)
-    std::cout << "taking the generator A2B; --direction B2A takes the other\n";
-}
 
 int convert(const ConvertOptions& o) {
   const auto file = open_array_file(o.input);
@@ -39,16 +27,11 @@ int convert(const ConvertOptions& o) {
     std::cout << o.input << " does not say for which image size its light model was trained; taking "
               << info.options.image_size << ", --img_size says otherwise\n";
   }
-  if (std::filesystem::path(o.output).extension() == ".onnx") {
-    convert_to_onnx(*file, info, o);
-    std::cout << "wrote " << o.output << '\n';
-    return 0;
-  }
-  convert_checkpoint(*file, info, o.direction, o.output);
-  if (o.direction.empty() && info.kind == CheckpointInfo::Kind::training)
-    std::cout << "left out: Adam's moments and the random state, which only a training checkpoint holds\n";
-  if (o.direction.empty() && info.kind == CheckpointInfo::Kind::networks && !foreign_arrays(*file, info).empty())
-    std::cout << "left out: " << foreign_arrays(*file, info) << '\n';
+  const std::string left_out =
+      convert_checkpoint(*file, info, o.direction, o.output,
+                         [](const std::filesystem::path& target, Generator& generator, const std::string& direction,
+                            std::int64_t step) { write_onnx(target, generator, direction, step); });
+  if (!left_out.empty()) std::cout << "left out: " << left_out << '\n';
   std::cout << "wrote " << o.output << '\n';
   return 0;
 }

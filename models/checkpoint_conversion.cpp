@@ -1,10 +1,12 @@
 #include "models/checkpoint_conversion.h"
 
+#include <algorithm>
 #include <iomanip>
 #include <sstream>
 
 #include "core/safetensors.h"
 #include "core/torch_file.h"
+#include "models/checkpoint.h"
 #include "models/state_shapes.h"
 
 namespace minidl {
@@ -53,31 +55,45 @@ std::string kind_text(const CheckpointInfo& info) {
   return "one generator" + (info.direction.empty() ? "" : ", " + info.direction);
 }
 
-}  // namespace
-
-void convert_checkpoint(const ArrayFile& source, const CheckpointInfo& info, const std::string& direction,
-                        const std::filesystem::path& target) {
-  CheckpointInfo result = info;
+// Of the source that `info` describes, the dicts that a file like `result` holds.
+std::vector<StateDict> dicts_of(const ArrayFile& source, const CheckpointInfo& info, const CheckpointInfo& result,
+                                Reader& reader) {
   std::vector<StateDict> dicts;
-  Reader reader(source);
-  if (info.kind == Kind::generator || !direction.empty()) {
-    if (!info.direction.empty() && !direction.empty() && info.direction != direction)
-      throw CheckpointError(
-          concat_text(source.path().string(), " holds the generator ", info.direction, " only, not ", direction));
-    result.kind = Kind::generator;
-    if (!direction.empty()) result.direction = direction;
-    const std::string prefix = generator_prefix(info, direction);
+  if (result.kind == Kind::generator) {
+    const std::string prefix = generator_prefix(info, result.direction);
     const std::vector<NamedShape> shapes = state_shapes(info.options.generator());
     require_state(source, prefix, shapes);
     dicts.push_back(reader.dict("", prefix, shapes));
   } else {
     require_networks(source, info);
-    result.kind = Kind::networks;
     for (const NetworkShapes& network : network_shapes(info.options))
       dicts.push_back(reader.dict(network.name, network.name + ".", network.entries));
   }
+  return dicts;
+}
 
+}  // namespace
+
+std::string convert_checkpoint(const ArrayFile& source, const CheckpointInfo& info, const std::string& direction,
+                               const std::filesystem::path& target, const GeneratorWriter& onnx) {
+  if (!info.direction.empty() && !direction.empty() && info.direction != direction)
+    throw CheckpointError(
+        concat_text(source.path().string(), " holds the generator ", info.direction, " only, not ", direction));
+  CheckpointInfo result = info;
+  if (!direction.empty()) result.direction = direction;
+  const bool whole = direction.empty() && info.kind != Kind::generator;
   const std::string format = target.extension().string();
+  if (format == ".onnx") {
+    check(onnx != nullptr, "cannot write ", target.string(), ": nothing that writes ONNX was given");
+    if (result.direction.empty()) result.direction = "A2B";
+    std::optional<Generator> generator = load_generator(source, info, result.direction);
+    onnx(target, generator.value(), result.direction, std::max<std::int64_t>(info.step, 0));
+    return whole ? "all but the generator " + result.direction : "";
+  }
+
+  result.kind = whole ? Kind::networks : Kind::generator;
+  Reader reader(source);
+  std::vector<StateDict> dicts = dicts_of(source, info, result, reader);
   if (format == ".pt" || format == ".pth") {
     write_torch_file(target, dicts, metadata_of(result));
   } else if (format == ".safetensors") {
@@ -92,6 +108,9 @@ void convert_checkpoint(const ArrayFile& source, const CheckpointInfo& info, con
     fail("cannot write ", target.string(),
          ": its name must end in .safetensors, .pt, .pth or .onnx, which says the format");
   }
+  if (!whole) return "";
+  return info.kind == Kind::training ? "Adam's moments and the random state, which only a training checkpoint holds"
+                                     : foreign_arrays(source, info);
 }
 
 std::string description_of(const ArrayFile& file) {

@@ -197,6 +197,13 @@ TEST_CASE("convert_checkpoint: what it cannot do is one sentence, and OUT stays 
   CHECK(s.convert("five.pt A2B.pt --direction A2B").exit_code == 0);
 }
 
+TEST_CASE("a library without ONNX says so when it is to convert to it") {
+  const Setting s;
+  const auto six = open_array_file(s.path("six.pt"));
+  CHECK_THAT(test::error_of([&] { convert_checkpoint(*six, checkpoint_info(*six), "", s.path("x.onnx")); }),
+             Contains("x.onnx: nothing that writes ONNX was given"));
+}
+
 TEST_CASE("translate_images reads official checkpoints, of six networks and of one") {
   const Setting s;
   write_file(s.path("in.png"), encode_png(test::picture(96, 96, 1)));
