@@ -1,4 +1,10 @@
 # What `cmake --install` puts where, and the Debian package that CPack makes of it.
+
+# Libraries go where Debian has them, whatever the prefix: that of the package is /usr, but GNUInstallDirs asks for the
+# build's.
+if(EXISTS /etc/debian_version AND CMAKE_LIBRARY_ARCHITECTURE)
+  set(CMAKE_INSTALL_LIBDIR lib/${CMAKE_LIBRARY_ARCHITECTURE} CACHE PATH "Libraries, below the prefix")
+endif()
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(cmake_dir ${CMAKE_INSTALL_LIBDIR}/cmake/minidl)
