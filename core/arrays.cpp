@@ -96,7 +96,8 @@ std::span<const std::byte> row_major(const ArrayView& view, std::vector<std::byt
 
 std::unique_ptr<ArrayFile> open_array_file(const std::filesystem::path& file) {
   if (is_torch_file(file)) return std::make_unique<TorchFile>(file);
-  return std::make_unique<SafetensorsFile>(file);
+  if (is_safetensors_file(file)) return std::make_unique<SafetensorsFile>(file);
+  throw CheckpointError(file.string() + " begins neither as a safetensors file nor as PyTorch's do");
 }
 
 std::span<const float> floats_of(const ArrayFile& file, const std::string& name, std::vector<float>& scratch) {

@@ -31,6 +31,18 @@ template <class... Parts>
   throw CheckpointError(concat_text(parts...));
 }
 
+// What the file's first bytes say; there are at least kLengthBytes.
+std::uint64_t header_length(std::span<const std::byte> all) {
+  std::uint64_t length = 0;
+  std::memcpy(&length, all.data(), kLengthBytes);
+  return length;
+}
+
+bool begins_as_safetensors(std::span<const std::byte> all) {
+  if (all.size() < kLengthBytes || header_length(all) < 2 || header_length(all) > kMaxHeader) return false;
+  return all.size() == kLengthBytes || all[kLengthBytes] == std::byte{'{'};
+}
+
 // An array as the header describes it.
 struct Item {
   std::string name;
@@ -124,6 +136,8 @@ void write_safetensors(const std::filesystem::path& file, std::span<const ArrayE
   out.commit();
 }
 
+bool is_safetensors_file(const std::filesystem::path& file) { return begins_as_safetensors(MappedFile(file).bytes()); }
+
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : ArrayFile(file) {
   try {
     parse();
@@ -134,12 +148,9 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : ArrayFile(
 
 void SafetensorsFile::parse() {
   const std::span<const std::byte> all = file_.bytes();
-  if (all.size() < kLengthBytes) refuse("is not a safetensors file: it has only ", all.size(), " bytes");
-  std::uint64_t length = 0;
-  std::memcpy(&length, all.data(), kLengthBytes);
+  if (!begins_as_safetensors(all)) refuse("is not a safetensors file: it does not begin with a header");
+  const std::uint64_t length = header_length(all);
   const std::span<const std::byte> rest = all.subspan(kLengthBytes);
-  if (length < 2 || length > kMaxHeader || (!rest.empty() && rest[0] != std::byte{'{'}))
-    refuse("is not a safetensors file: it does not begin with a header");
   if (length > rest.size())
     refuse("is truncated: its header alone has ", grouped(length), " bytes, the file has ", grouped(all.size()));
 

@@ -17,6 +17,9 @@ namespace minidl {
 void write_safetensors(const std::filesystem::path& file, std::span<const ArrayEntry> entries,
                        const ArrayMetadata& metadata);
 
+// Whether a file begins as one of the format does. Throws FileError if it cannot be read.
+bool is_safetensors_file(const std::filesystem::path& file);
+
 // A file opened for reading. Arrays that it holds at an address that does not suit their type are copied.
 class SafetensorsFile : public ArrayFile {
  public:

@@ -165,12 +165,13 @@ ArrayMetadata metadata_of(const CheckpointInfo& info) {
 
 void require_networks(const ArrayFile& file, const CheckpointInfo& info) {
   if (info.kind == Kind::generator) return require_state(file, "", state_shapes(info.options.generator()));
-  for (const NetworkShapes& network : network_shapes(info.options)) {
+  const std::vector<NetworkShapes> networks = network_shapes(info.options);
+  for (const NetworkShapes& network : networks) {
     const bool any = std::any_of(file.names().begin(), file.names().end(),
                                  [&](const std::string& name) { return name.starts_with(network.name + "."); });
     if (!any) throw CheckpointError(file.path().string() + " lacks the network " + network.name);
-    require_state(file, network.name + ".", network.entries);
   }
+  require_states(file, networks);
 }
 
 std::string foreign_arrays(const ArrayFile& file, const CheckpointInfo& info) {

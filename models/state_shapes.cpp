@@ -22,6 +22,53 @@ std::string listed(const std::vector<std::string>& items) {
   return items.size() > kShown ? concat_text(text, " and ", items.size() - kShown, " more") : text;
 }
 
+// What a file holds beside what it should hold.
+class Comparison {
+ public:
+  explicit Comparison(const ArrayFile& file) : file_(file) {}
+
+  void add(const std::string& prefix, const std::vector<NamedShape>& expected) {
+    std::set<std::string> names;
+    std::uint64_t elements = 0;
+    for (const NamedShape& entry : expected) {
+      const std::string name = prefix + entry.name;
+      names.insert(name);
+      elements += byte_count(1, entry.shape).value();
+      if (!file_.contains(name))
+        missing_.push_back(name);
+      else if (const auto& shape = file_.at(name).shape; shape != entry.shape)
+        differing_.push_back(
+            concat_text(name, " has shape ", shape_text(shape), ", expected ", shape_text(entry.shape)));
+    }
+    for (const std::string& name : file_.names())
+      if (name.starts_with(prefix) && !names.contains(name)) unexpected_.push_back(name);
+    most_elements_ = std::max(most_elements_, elements);
+  }
+
+  void require_equal() const {
+    std::string faults;
+    const auto fault = [&](const std::string& what, const std::vector<std::string>& items) {
+      if (!items.empty()) faults += (faults.empty() ? "" : "; ") + what + listed(items);
+    };
+    fault("lacks ", missing_);
+    fault("", differing_);
+    fault("holds what such a model has not: ", unexpected_);
+    if (!faults.empty())
+      throw CheckpointError(
+          concat_text(file_.path().string(), missing_.empty() ? " is of another model: " : " ", faults));
+    // Names may share their bytes, which costs nothing in the file.
+    constexpr std::uint64_t kSmallestElement = 2;
+    if (most_elements_ > file_.size() / kSmallestElement)
+      throw CheckpointError(concat_text(file_.path().string(), " is damaged: it is too small for the ",
+                                        grouped(most_elements_), " values of a network"));
+  }
+
+ private:
+  const ArrayFile& file_;
+  std::vector<std::string> missing_, unexpected_, differing_;
+  std::uint64_t most_elements_ = 0;  // of one call of add
+};
+
 }  // namespace
 
 std::vector<NamedShape> state_shapes(const GeneratorOptions& o) {
@@ -97,34 +144,15 @@ std::vector<NetworkShapes> network_shapes(const UgatitOptions& o) {
 }
 
 void require_state(const ArrayFile& file, const std::string& prefix, const std::vector<NamedShape>& expected) {
-  std::vector<std::string> missing, unexpected, differing;
-  std::set<std::string> names;
-  std::uint64_t elements = 0;
-  for (const NamedShape& entry : expected) {
-    const std::string name = prefix + entry.name;
-    names.insert(name);
-    elements += byte_count(1, entry.shape).value();
-    if (!file.contains(name))
-      missing.push_back(name);
-    else if (const auto& shape = file.at(name).shape; shape != entry.shape)
-      differing.push_back(concat_text(name, " has shape ", shape_text(shape), ", expected ", shape_text(entry.shape)));
-  }
-  for (const std::string& name : file.names())
-    if (name.starts_with(prefix) && !names.contains(name)) unexpected.push_back(name);
-  std::string faults;
-  const auto fault = [&](const std::string& what, const std::vector<std::string>& items) {
-    if (!items.empty()) faults += (faults.empty() ? "" : "; ") + what + listed(items);
-  };
-  fault("lacks ", missing);
-  fault("", differing);
-  fault("holds what such a model has not: ", unexpected);
-  if (!faults.empty())
-    throw CheckpointError(concat_text(file.path().string(), missing.empty() ? " is of another model: " : " ", faults));
-  // Names may share their bytes, which costs nothing in the file.
-  constexpr std::uint64_t kSmallestElement = 2;
-  if (elements > file.size() / kSmallestElement)
-    throw CheckpointError(concat_text(file.path().string(), " is damaged: it is too small for the ", grouped(elements),
-                                      " values of a network"));
+  Comparison comparison(file);
+  comparison.add(prefix, expected);
+  comparison.require_equal();
+}
+
+void require_states(const ArrayFile& file, const std::vector<NetworkShapes>& networks) {
+  Comparison comparison(file);
+  for (const NetworkShapes& network : networks) comparison.add(network.name + ".", network.entries);
+  comparison.require_equal();
 }
 
 }  // namespace minidl

@@ -30,5 +30,7 @@ std::vector<NetworkShapes> network_shapes(const UgatitOptions& options);
 // Throws CheckpointError unless the file holds exactly these arrays among those whose names begin with `prefix`, which
 // the expected names lack. The message names the missing, the unexpected and those of another shape.
 void require_state(const ArrayFile& file, const std::string& prefix, const std::vector<NamedShape>& expected);
+// The same for several networks at once, each with the prefix "<name>.".
+void require_states(const ArrayFile& file, const std::vector<NetworkShapes>& networks);
 
 }  // namespace minidl

@@ -191,6 +191,15 @@ TEST_CASE("convert_checkpoint: what it cannot do is one sentence, and OUT stays 
   CHECK_THAT(refused("odd.pt out.pt"),
              Contains("odd.pt lacks genB2A.FC.2.weight; genB2A.UpBlock2.8.rho has shape [1], expected [1, 1, 1, 1]; "
                       "holds what such a model has not: genB2A.FC.3.weight"));
+  // Of all networks at once.
+  write_changed(s.path("six.pt"), s.path("two.pt"), [](std::vector<StateDict>& dicts) {
+    entry_of(dicts, "genA2B", "FC.2.weight").name = "FC.3.weight";
+    entry_of(dicts, "disLB", "conv1x1.bias").name = "bias";
+  });
+  CHECK_THAT(refused("two.pt out.pt"), Contains("two.pt lacks genA2B.FC.2.weight, disLB.conv1x1.bias; "
+                                                "holds what such a model has not: genA2B.FC.3.weight, disLB.bias"));
+  test::write_text(s.path("page.pt"), "<html>no such file</html>");
+  CHECK_THAT(refused("page.pt out.pt"), Contains("page.pt begins neither as a safetensors file nor as PyTorch's do"));
   write_changed(s.path("six.pt"), s.path("five.pt"), [](std::vector<StateDict>& dicts) { dicts.pop_back(); });
   CHECK_THAT(refused("five.pt out.pt"), Contains("five.pt lacks the network disLB"));
   // But one generator of it is whole.

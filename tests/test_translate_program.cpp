@@ -230,7 +230,7 @@ TEST_CASE("translate_images: what cannot work is said before any work") {
                                          {"model", "out", "at least one INPUT and an OUTPUT", 2},
                                          {"none", "a out", "cannot read none.safetensors"},
                                          {"cut", "a out", "truncated"},
-                                         {"not", "a out", "not a safetensors file"}}) {
+                                         {"not", "a out", "neither as a safetensors"}}) {
     const auto outcome =
         test::run("translate_images", test::words("--checkpoint " + c.checkpoint + ".safetensors " + c.arguments),
                   {.folder = s.folder.path()});
