@@ -2,6 +2,8 @@
 
 #include <omp.h>
 
+#include <algorithm>
+
 #include "core/check.h"
 
 namespace minidl {
@@ -18,7 +20,10 @@ DeviceType choose_device(const std::string& name) {
 }
 
 int use_threads(std::int64_t threads) {
-  if (threads > 0) omp_set_num_threads(static_cast<int>(threads));
+  // Kernels of oneDNN wait for each other on every thread that was asked for, so OpenMP must not grant fewer.
+  omp_set_dynamic(0);
+  const std::int64_t wanted = threads > 0 ? threads : omp_get_max_threads();
+  omp_set_num_threads(static_cast<int>(std::min<std::int64_t>(wanted, omp_get_thread_limit())));
   return omp_get_max_threads();
 }
 

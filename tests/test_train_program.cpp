@@ -303,6 +303,17 @@ TEST_CASE("train_ugatit: a loss that is not finite stops the run by its name") {
   }
 }
 
+TEST_CASE("train_ugatit: does not wait for threads that OpenMP withholds") {
+  const TrainRun run;
+  for (const auto& [variable, value] : {std::pair("OMP_THREAD_LIMIT", "1"), std::pair("OMP_DYNAMIC", "true")}) {
+    const test::Outcome outcome =
+        run.run(TrainRun::kTiny + "--iteration 1 --overwrite true", {.environment = {{variable, value}}});
+    INFO(variable << outcome);
+    CHECK(outcome.exit_code == 0);
+    CHECK_THAT(outcome.out, Contains(variable == std::string("OMP_DYNAMIC") ? "CPU, 2 threads" : "CPU, 1 thread"));
+  }
+}
+
 TEST_CASE("train_ugatit: metrics.jsonl holds every part of the loss of every iteration") {
   const TrainRun run;
   REQUIRE(run.train("--iteration 4 --lr 0.001 --adv_weight 2 --cycle_weight 3 --identity_weight 5 --cam_weight 7")
