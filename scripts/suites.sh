@@ -18,11 +18,11 @@ release() { suite release "$@"; }
 simt() { suite simt --parallel "$(nproc)" "$@"; }
 simt_asan() { suite simt-asan --parallel "$(nproc)" "$@"; }
 
-# cuda NAME ARCHITECTURES PROGRAMS CTEST_ARGUMENT...: what nvcc and the real libraries have to say; no GPU is needed.
-# PROGRAMS is ON or OFF: whether to build those, too, which nvcc does not see. Says why and goes on where nvcc or cuDNN is
-# not installed.
+# cuda NAME ARCHITECTURES TARGET CTEST_ARGUMENT...: what nvcc and the real libraries have to say; no GPU is needed.
+# TARGET is cudnn_tests, or all to build what nvcc does not see, too. Says why and goes on where nvcc or cuDNN is not
+# installed.
 cuda() {
-  local folder=build/cuda-$1 architectures=$2 programs=$3
+  local folder=build/cuda-$1 architectures=$2 target=$3
   shift 3
   echo "== CUDA for $architectures"
   local PATH=$PATH:/usr/local/cuda/bin
@@ -31,9 +31,8 @@ cuda() {
   elif ! nvcc -E -x cu - <<<'#include <cudnn.h>' >/dev/null 2>&1; then
     echo "Skipped: nvcc is here but does not find cudnn.h, the header of cuDNN."
   else
-    cmake --preset cuda -B "$folder" "-DCMAKE_CUDA_ARCHITECTURES=$architectures" \
-      "-DMINIDL_APPS=$programs" "-DMINIDL_ONNX=$programs"
-    cmake --build "$folder"
+    cmake --preset cuda -B "$folder" "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
+    cmake --build "$folder" --target "$target"
     ctest --test-dir "$folder" --output-on-failure --no-tests=ignore --tests-regex '^(cuda|cudnn):' "$@"
     scripts/cuda_report
   fi
