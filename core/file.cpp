@@ -10,6 +10,14 @@
 #include <cstring>
 #include <utility>
 
+#if __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>
+#endif
+#ifndef ASAN_POISON_MEMORY_REGION  // these do nothing in builds without AddressSanitizer
+#define ASAN_POISON_MEMORY_REGION(address, size) (static_cast<void>(address), static_cast<void>(size))
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) (static_cast<void>(address), static_cast<void>(size))
+#endif
+
 namespace minidl {
 namespace {
 
@@ -56,6 +64,12 @@ std::size_t regular_size(const Descriptor& file, const fs::path& name) {
     throw FileError(concat_text("cannot read ", name.string(), ": it is ",
                                 S_ISDIR(info.st_mode) ? "a folder" : "no regular file", "; name a file"));
   return static_cast<std::size_t>(info.st_size);
+}
+
+// What is mapped behind a file's end, up to that of the page.
+std::size_t rest_of_page(std::size_t size) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return (page - size % page) % page;
 }
 
 }  // namespace
@@ -145,10 +159,13 @@ MappedFile::MappedFile(const fs::path& file) {
   void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, in.value, 0);
   if (memory == MAP_FAILED) fail_with("read", file, errno);
   bytes_ = {static_cast<const std::byte*>(memory), size};
+  ASAN_POISON_MEMORY_REGION(bytes_.data() + size, rest_of_page(size));
 }
 
 MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  if (bytes_.empty()) return;
+  ASAN_UNPOISON_MEMORY_REGION(bytes_.data() + bytes_.size(), rest_of_page(bytes_.size()));
+  ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 }  // namespace minidl
