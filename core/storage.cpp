@@ -12,12 +12,17 @@
 namespace minidl {
 namespace {
 
-// Sizes are rounded up to eight classes per power of two: at most an eighth is wasted, and near sizes share buffers.
+// Sizes are rounded up to eight classes per power of two: at most an eighth is wasted, and near sizes share buffers. Not so
+// where every access is checked, because what is behind the last element must then be nobody's.
 std::size_t size_class(std::size_t bytes) {
+#if defined(MINIDL_SIMT) || defined(__SANITIZE_ADDRESS__)
+  return std::max<std::size_t>(bytes, 1);
+#else
   constexpr std::size_t kSmallest = 256;
   if (bytes <= kSmallest) return kSmallest;
   const std::size_t step = std::bit_floor(bytes) / 8;
   return (bytes + step - 1) / step * step;
+#endif
 }
 
 }  // namespace

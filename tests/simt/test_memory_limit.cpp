@@ -35,6 +35,15 @@ class MemoryLimit {
 
 }  // namespace
 
+TEST_CASE("a tensor ends where its allocation ends, lest an element behind it be touched unseen", "[memory]") {
+  for (const std::int64_t size : {1, 3, 1000}) {
+    const Tensor tensor = Tensor::empty({size}, kDevice);
+    const auto bytes = static_cast<std::size_t>(size) * 4;
+    CHECK(simt::is_device(tensor.data(), bytes));
+    CHECK_FALSE(simt::is_device(tensor.data(), bytes + 1));
+  }
+}
+
 TEST_CASE("memory that the pool holds for other sizes is given back before an allocation fails", "[memory]") {
   const MemoryLimit limit(10);
   for (int i = 0; i < 2; ++i) {
