@@ -112,17 +112,20 @@ class TimedBackend final : public Backend {
     timed("conv_backward_weights", text(d), flops(d), bytes(d),
           [&] { real_.conv_backward_weights(d, x, gy, gw, gbias); });
   }
-  void upsampled_conv_forward(const ConvDims& d, const float* x, const float* w, float* y) override {
+  std::int64_t upsampled_conv_memory(const ConvDims& d) const override { return real_.upsampled_conv_memory(d); }
+  void upsampled_conv_forward(const ConvDims& d, const float* x, const float* w, float* memory, float* y) override {
     timed("upsampled_conv_forward", text(d), flops(d), upsampled_bytes(d),
-          [&] { real_.upsampled_conv_forward(d, x, w, y); });
+          [&] { real_.upsampled_conv_forward(d, x, w, memory, y); });
   }
-  void upsampled_conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) override {
+  void upsampled_conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* memory,
+                                    float* gx) override {
     timed("upsampled_conv_backward_data", text(d), flops(d), upsampled_bytes(d),
-          [&] { real_.upsampled_conv_backward_data(d, gy, w, gx); });
+          [&] { real_.upsampled_conv_backward_data(d, gy, w, memory, gx); });
   }
-  void upsampled_conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw) override {
+  void upsampled_conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* memory,
+                                       float* gw) override {
     timed("upsampled_conv_backward_weights", text(d), flops(d), upsampled_bytes(d),
-          [&] { real_.upsampled_conv_backward_weights(d, x, gy, gw); });
+          [&] { real_.upsampled_conv_backward_weights(d, x, gy, memory, gw); });
   }
   void linear_forward(const LinearDims& d, const float* x, const float* w, const float* bias, float* y) override {
     timed("linear_forward", text(d), flops(d), bytes(d), [&] { real_.linear_forward(d, x, w, bias, y); });

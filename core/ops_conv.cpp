@@ -172,15 +172,20 @@ Tensor upsample_conv2d(const Tensor& x, const Tensor& weight) {
   dims.padding = 0;
   dims.out.h *= 2, dims.out.w *= 2;
   dims.in.h = dims.out.h + 2, dims.in.w = dims.out.w + 2;
+  const auto memory = [dims, device = x.device()] {
+    return Tensor::empty_plain({backend_of(device).upsampled_conv_memory(dims)}, device);
+  };
   const Tensor y = Tensor::empty({dims.out.n, dims.out.c, dims.out.h, dims.out.w}, x.device());
-  backend(x).upsampled_conv_forward(dims, x.data(), weight.data(), y.data());
-  return record(kOp, y, {x, weight},
-                [dims, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
-                  const Tensor gx = needs[0] ? empty_like(x) : Tensor(), gw = needs[1] ? empty_like(weight) : Tensor();
-                  if (needs[0]) backend(x).upsampled_conv_backward_data(dims, gy.data(), weight.data(), gx.data());
-                  if (needs[1]) backend(x).upsampled_conv_backward_weights(dims, x.data(), gy.data(), gw.data());
-                  return {gx, gw};
-                });
+  backend(x).upsampled_conv_forward(dims, x.data(), weight.data(), memory().data(), y.data());
+  return record(
+      kOp, y, {x, weight},
+      [dims, memory, x = x.detach(), weight = weight.detach()](const Tensor& gy, const Needs& needs) -> Grads {
+        Backend& device = backend(x);
+        const Tensor gx = needs[0] ? empty_like(x) : Tensor(), gw = needs[1] ? empty_like(weight) : Tensor();
+        if (needs[0]) device.upsampled_conv_backward_data(dims, gy.data(), weight.data(), memory().data(), gx.data());
+        if (needs[1]) device.upsampled_conv_backward_weights(dims, x.data(), gy.data(), memory().data(), gw.data());
+        return {gx, gw};
+      });
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, LinearOptions options) {

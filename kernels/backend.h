@@ -286,10 +286,14 @@ class Backend {
   virtual void conv_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw,
                                      float* gbias) = 0;
   // The same with kernel 3, stride 1, no padding and no bias of upsample_nearest_forward(x, scale 2, pad 1), which is
-  // dims.in; x and gx are the small image.
-  virtual void upsampled_conv_forward(const ConvDims& dims, const float* x, const float* w, float* y) = 0;
-  virtual void upsampled_conv_backward_data(const ConvDims& dims, const float* gy, const float* w, float* gx) = 0;
-  virtual void upsampled_conv_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* gw) = 0;
+  // dims.in; x and gx are the small image. memory: upsampled_conv_memory(dims) floats to work with.
+  virtual std::int64_t upsampled_conv_memory(const ConvDims& dims) const = 0;
+  virtual void upsampled_conv_forward(const ConvDims& dims, const float* x, const float* w, float* memory,
+                                      float* y) = 0;
+  virtual void upsampled_conv_backward_data(const ConvDims& dims, const float* gy, const float* w, float* memory,
+                                            float* gx) = 0;
+  virtual void upsampled_conv_backward_weights(const ConvDims& dims, const float* x, const float* gy, float* memory,
+                                               float* gw) = 0;
   virtual void linear_forward(const LinearDims& dims, const float* x, const float* w, const float* bias, float* y) = 0;
   // y is read for relu only. gx, gw, gbias each or null; with add_to_gx, gx is added to instead of overwritten.
   virtual void linear_backward(const LinearDims& dims, const float* x, const float* w, const float* y, const float* gy,

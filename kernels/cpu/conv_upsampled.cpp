@@ -15,13 +15,12 @@ namespace {
 
 using namespace cpu;
 
-struct Padded;
-struct Weights;
-
 // That convolution: its output is the small image with an edge of one pixel.
 ConvDims transposed(const ConvDims& d) {
   return {d.out, {d.in.n, d.in.c, d.in.h / 2 + 1, d.in.w / 2 + 1, d.in.block}, 4, 2, 3};
 }
+
+std::int64_t weights_of(const ConvDims& d) { return d.in.c * d.out.c * 16; }
 
 // Rows of its kernel as sums of rows of the plain one.
 constexpr float kRows[4][3] = {{0, 0, 1}, {0, 1, 1}, {1, 1, 0}, {1, 0, 0}};
@@ -34,8 +33,7 @@ void for_kernels(const ConvDims& d, F f) {
   });
 }
 
-const float* transposed_weights(const ConvDims& d, const float* w) {
-  float* result = scratch<float, Weights>(d.in.c * d.out.c * 16);
+void transpose_weights(const ConvDims& d, const float* w, float* result) {
   for_kernels(d, [&](std::int64_t from, std::int64_t to) {
     float half[4][3] = {};
     for (int i = 0; i < 4; ++i)
@@ -48,7 +46,6 @@ const float* transposed_weights(const ConvDims& d, const float* w) {
         result[to + 4 * i + j] = sum;
       }
   });
-  return result;
 }
 
 // The transpose of the above.
@@ -78,8 +75,7 @@ void for_rows(const ImageDims& padded, F f) {
   });
 }
 
-const float* with_edge(const ImageDims& padded, const float* x) {
-  float* result = scratch<float, Padded>(padded.size());
+void add_edge(const ImageDims& padded, const float* x, float* result) {
   const std::int64_t block = padded.block, inner = padded.w - 2;
   for_rows(padded, [&](std::int64_t to, std::int64_t from) {
     const float* row = x + from * block;
@@ -88,7 +84,6 @@ const float* with_edge(const ImageDims& padded, const float* x) {
     std::copy_n(row, inner * block, wide + block);
     std::copy_n(row + (inner - 1) * block, block, wide + (inner + 1) * block);
   });
-  return result;
 }
 
 // The transpose of the above.
@@ -116,23 +111,34 @@ void fold_edge(const ImageDims& padded, const float* gpadded, float* gx) {
 
 }  // namespace
 
-void CpuBackend::upsampled_conv_forward(const ConvDims& d, const float* x, const float* w, float* y) {
-  const ConvDims t = transposed(d);
-  conv_backward_data(t, with_edge(t.out, x), transposed_weights(d, w), y);
+std::int64_t CpuBackend::upsampled_conv_memory(const ConvDims& d) const {
+  return transposed(d).out.size() + weights_of(d);
 }
 
-void CpuBackend::upsampled_conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
+void CpuBackend::upsampled_conv_forward(const ConvDims& d, const float* x, const float* w, float* memory, float* y) {
   const ConvDims t = transposed(d);
-  float* gpadded = scratch<float, Padded>(t.out.size());
-  conv_forward(t, gy, transposed_weights(d, w), nullptr, gpadded, nullptr);
-  fold_edge(t.out, gpadded, gx);
+  float *padded = memory, *weights = memory + t.out.size();
+  add_edge(t.out, x, padded);
+  transpose_weights(d, w, weights);
+  conv_backward_data(t, padded, weights, y);
 }
 
-void CpuBackend::upsampled_conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw) {
+void CpuBackend::upsampled_conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* memory,
+                                              float* gx) {
   const ConvDims t = transposed(d);
-  float* gw4 = scratch<float, Weights>(d.in.c * d.out.c * 16);
-  conv_backward_weights(t, gy, with_edge(t.out, x), gw4, nullptr);
-  add_up_weights(d, gw4, gw);
+  float *padded = memory, *weights = memory + t.out.size();
+  transpose_weights(d, w, weights);
+  conv_forward(t, gy, weights, nullptr, padded, nullptr);
+  fold_edge(t.out, padded, gx);
+}
+
+void CpuBackend::upsampled_conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* memory,
+                                                 float* gw) {
+  const ConvDims t = transposed(d);
+  float *padded = memory, *weights = memory + t.out.size();
+  add_edge(t.out, x, padded);
+  conv_backward_weights(t, gy, padded, weights, nullptr);
+  add_up_weights(d, weights, gw);
 }
 
 }  // namespace minidl

@@ -143,7 +143,7 @@ struct Pass {
           const float* right = weights + i * weights_step;
           products.multiply({count, source + point * step + row * block, block, right, width, right + weights_step,
                              chunk.size(), vectors, result + (group * kPoints + point) * result_step, block,
-                             chunk.begin > 0 || phase > group});
+                             chunk.begin > 0 || (c.groups == 1 && phase > 0)});
         }
       }
       for (std::int64_t group = 0; group < c.groups; ++group)

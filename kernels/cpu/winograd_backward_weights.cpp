@@ -22,23 +22,25 @@ constexpr std::int64_t kSums = 5 << 20;
 constexpr std::int64_t kSomeTiles = 16, kSomeBlocks = 8;
 
 // One side of the products: blocks of channels at all points of a piece's tiles, as they are or as pairs of integers with
-// a scale for each channel.
+// a scale for each channel. Its buffers are the thread's.
+template <class Name>
 struct Side {
+  struct Points;
+  struct Scales;
+
   bool integers;
   std::int64_t lanes, blocks;
   std::int64_t block, step;  // elements from a block of channels to the next, and from a point
   float *data, *scales;
 
-  // Of up to `tiles` tiles. Buffers are the thread's, by Tag.
-  template <class Tag>
-  Side(Tag, WinogradProducts products, std::int64_t lanes, std::int64_t blocks, std::int64_t tiles)
+  Side(WinogradProducts products, std::int64_t lanes, std::int64_t blocks, std::int64_t most_tiles)
       : integers(products == WinogradProducts::int16),
         lanes(lanes),
         blocks(blocks),
-        block((integers ? divide_up(tiles, 2) : tiles) * lanes),
+        block((integers ? divide_up(most_tiles, 2) : most_tiles) * lanes),
         step(point_step(blocks * block)),
-        data(scratch<float, Tag>(kPoints * step)),
-        scales(integers ? scratch<float, Side(Tag)>(kPoints * blocks * lanes) : nullptr) {}
+        data(scratch<float, Points>(kPoints * step)),
+        scales(integers ? scratch<float, Scales>(kPoints * blocks * lanes) : nullptr) {}
 
   std::int32_t* pairs(std::int64_t point) const { return reinterpret_cast<std::int32_t*>(data) + point * step; }
   float* scales_at(std::int64_t point) const { return scales + point * blocks * lanes; }
@@ -70,8 +72,6 @@ struct Side {
 
 void winograd_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw, float* gbias,
                                WinogradProducts products) {
-  struct Left {};
-  struct Right {};
   struct Sums;
   const Tiles tiles(d);
   const WinogradKernels& kernels = *kernels_of(d);
@@ -94,8 +94,8 @@ void winograd_backward_weights(const ConvDims& d, const float* x, const float* g
   const std::int64_t sums_of_one = kPoints * left_together * lanes * rights * right_together * lanes;
   const std::int64_t groups = few ? 1 : divide_up(lefts, std::max<std::int64_t>(1, kSums / sums_of_one));
   const std::int64_t most_left = divide_up(lefts, groups) * left_together;
-  const Side left(Left{}, products, lanes, most_left, piece_tiles);
-  const Side right(Right{}, products, lanes, rights * right_together, piece_tiles);
+  const Side<struct Left> left(products, lanes, most_left, piece_tiles);
+  const Side<struct Right> right(products, lanes, rights * right_together, piece_tiles);
 
   const auto gather = [&](bool input, std::int64_t block, std::int64_t first, std::int64_t count,
                           const WinogradPoints& to) {

@@ -109,23 +109,6 @@ void convolve(const char* what, ConvChoices<ConvPlanPointer>& choices, const Con
   check_status(execute(use, *plan, operands), what);
 }
 
-// The large image of a convolution that upsamples, in the pool's memory for the length of a call: what follows on the
-// stream may reuse it.
-class LargeImage {
- public:
-  LargeImage(CudaBackend& device, const ConvDims& d)
-      : device_(device),
-        data_(static_cast<float*>(device.allocate(static_cast<std::size_t>(d.in.size()) * sizeof(float)))) {}
-  LargeImage(const LargeImage&) = delete;
-  LargeImage& operator=(const LargeImage&) = delete;
-  ~LargeImage() { device_.deallocate(data_); }
-  float* data() const { return data_; }
-
- private:
-  CudaBackend& device_;
-  float* data_;
-};
-
 ImageDims small_image(const ConvDims& d) { return {d.in.n, d.in.c, d.out.h / 2, d.out.w / 2, d.in.block}; }
 
 }  // namespace
@@ -163,22 +146,23 @@ void CudaBackend::conv_backward_weights(const ConvDims& d, const float* x, const
   if (gbias) sum_rows(rows_of(use), d.out.c, gy, gbias);
 }
 
-void CudaBackend::upsampled_conv_forward(const ConvDims& d, const float* x, const float* w, float* y) {
-  const LargeImage large(*this, d);
-  upsample_nearest_forward(small_image(d), 2, 1, x, large.data());
-  conv_forward(d, large.data(), w, nullptr, y, nullptr);
+std::int64_t CudaBackend::upsampled_conv_memory(const ConvDims& d) const { return d.in.size(); }
+
+void CudaBackend::upsampled_conv_forward(const ConvDims& d, const float* x, const float* w, float* memory, float* y) {
+  upsample_nearest_forward(small_image(d), 2, 1, x, memory);
+  conv_forward(d, memory, w, nullptr, y, nullptr);
 }
 
-void CudaBackend::upsampled_conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* gx) {
-  const LargeImage large(*this, d);
-  conv_backward_data(d, gy, w, large.data());
-  upsample_nearest_backward(small_image(d), 2, 1, large.data(), gx);
+void CudaBackend::upsampled_conv_backward_data(const ConvDims& d, const float* gy, const float* w, float* memory,
+                                               float* gx) {
+  conv_backward_data(d, gy, w, memory);
+  upsample_nearest_backward(small_image(d), 2, 1, memory, gx);
 }
 
-void CudaBackend::upsampled_conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* gw) {
-  const LargeImage large(*this, d);
-  upsample_nearest_forward(small_image(d), 2, 1, x, large.data());
-  conv_backward_weights(d, large.data(), gy, gw, nullptr);
+void CudaBackend::upsampled_conv_backward_weights(const ConvDims& d, const float* x, const float* gy, float* memory,
+                                                  float* gw) {
+  upsample_nearest_forward(small_image(d), 2, 1, x, memory);
+  conv_backward_weights(d, memory, gy, gw, nullptr);
 }
 
 }  // namespace minidl

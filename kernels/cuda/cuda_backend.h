@@ -50,9 +50,12 @@ class CudaBackend final : public Backend {
                     PreparedWeights* prepared) override;
   void conv_backward_data(const ConvDims&, const float* gy, const float* w, float* gx) override;
   void conv_backward_weights(const ConvDims&, const float* x, const float* gy, float* gw, float* gbias) override;
-  void upsampled_conv_forward(const ConvDims&, const float* x, const float* w, float* y) override;
-  void upsampled_conv_backward_data(const ConvDims&, const float* gy, const float* w, float* gx) override;
-  void upsampled_conv_backward_weights(const ConvDims&, const float* x, const float* gy, float* gw) override;
+  std::int64_t upsampled_conv_memory(const ConvDims&) const override;
+  void upsampled_conv_forward(const ConvDims&, const float* x, const float* w, float* memory, float* y) override;
+  void upsampled_conv_backward_data(const ConvDims&, const float* gy, const float* w, float* memory,
+                                    float* gx) override;
+  void upsampled_conv_backward_weights(const ConvDims&, const float* x, const float* gy, float* memory,
+                                       float* gw) override;
   void linear_forward(const LinearDims&, const float* x, const float* w, const float* bias, float* y) override;
   void linear_backward(const LinearDims&, const float* x, const float* w, const float* y, const float* gy,
                        bool add_to_gx, float* gx, float* gw, float* gbias) override;

@@ -147,8 +147,10 @@ TEST_CASE("gpu_check: what it cannot do it says in one sentence", "[gpu_check]")
 TEST_CASE("gpu_check: the emulated device is checked from one end to the other", "[gpu_check]") {
   const TemporaryFolder folder;
   const fs::path build = fs::path(MINIDL_BIN_DIR).parent_path();
-  const Outcome outcome = run(kScript, words("--emulate --build " + build.string() + " --folder " +
-                                             folder.path().string() + " --only build,tests,golden,times"));
+  const Outcome outcome = run(kScript,
+                              words("--emulate --build " + build.string() + " --folder " + folder.path().string() +
+                                    " --only build,tests,golden,times"),
+                              {.environment = {{"CUDA_VISIBLE_DEVICES", "0"}}});
   INFO(outcome);
   REQUIRE(outcome.exit_code == 0);
   const std::string report = text_of(folder.path() / "report.md");
