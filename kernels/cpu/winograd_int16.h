@@ -24,7 +24,7 @@ struct Int16Product {
   const float* right_scales;  // of the columns
   std::int64_t depth_blocks;  // depth / 16
   std::int64_t vectors;       // 1 or 2
-  float* result;              // as WinogradProduct has it
+  float* result;              // as Product has it (products.h)
   std::int64_t result_block;
 };
 
